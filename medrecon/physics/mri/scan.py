@@ -1,0 +1,99 @@
+"""MRIScan: Cartesian multi-coil k-space with its geometry; `problems` whitens, calibrates, scales and streams it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medrecon.physics.scan import Problem, Scan, SliceArray
+
+
+@dataclass(frozen=True)
+class NoiseScan:
+    """Samples of a noise-only acquisition, (coil, n) complex, and how its variance relates to the image's.
+
+    `bandwidth_ratio` multiplies the noise covariance: (dwell_noise / dwell_image) / receiver_noise_bandwidth.
+    """
+
+    samples: Tensor
+    bandwidth_ratio: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MRIScan(Scan):
+    """Cartesian k-space (slice, coil, y, x) or, with `image_axes` 3, (volume, coil, z, y, x), complex64; x is the readout.
+
+    Unsampled entries are exactly zero. `mask`: which positions were sampled, bool with its true rank: (ny, 1) for
+    undersampling along y alone, (ny, nx), (nz, ny, 1), ...; None: to be found from the zeros. `crop`: (ny, nx) of the
+    reconstructed image, cut out of the encoded field of view as fastMRI does (oversampling removal included).
+    `grid`: where the *cropped* voxels are. `calib`: k-space of a separate reference scan, (slice or 1, coil, y, x).
+    `simulated`: made from an image, so results on it look better than on measured data.
+    """
+
+    kspace: SliceArray
+    mask: Tensor | None = None
+    image_axes: int = 2
+    crop: tuple[int, int] | None = None
+    noise: NoiseScan | None = None
+    calib: SliceArray | None = None
+    simulated: bool = False
+
+    @property
+    def modality(self) -> str:
+        return "mri"
+
+    @property
+    def n_slices(self) -> int:
+        """Length of the first k-space axis."""
+        return int(self.kspace.shape[0])
+
+    @property
+    def n_coils(self) -> int:
+        """Length of the coil axis; a single-coil file has 1."""
+        return int(self.kspace.shape[1])
+
+    @property
+    def matrix(self) -> tuple[int, ...]:
+        """Encoded matrix, ([z,] y, x)."""
+        return tuple(int(n) for n in self.kspace.shape[2:])
+
+    def select(self, slices: slice) -> MRIScan:
+        """The scan with a part of its slices, in their place."""
+        start, stop, step = slices.indices(self.n_slices)
+        if step != 1 or stop <= start:
+            raise ValueError(f"slices {slices} of {self.n_slices}: expected a non-empty range with step 1")
+        _, ny, nx = self.grid.shape
+        grid = self.grid.crop((start, 0, 0), (stop - start, ny, nx))
+        return replace(self, kspace=SlicePart(self.kspace, start, stop), grid=grid)
+
+    def problems(self, budget: int | None = None, device: torch.device | str = "cpu", **settings: Any) -> Iterator[Problem]:
+        """See `medrecon.physics.mri.prepare.Preparation` for the settings."""
+        from medrecon.physics.mri.prepare import prepared
+
+        return prepared(self, budget, torch.device(device), **settings)
+
+    def describe(self) -> dict[str, Any]:
+        from medrecon.physics.mri.prepare import description
+
+        return description(self)
+
+
+@dataclass(frozen=True)
+class SlicePart:
+    """Slices start..stop of another array, still unread."""
+
+    whole: SliceArray
+    start: int
+    stop: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.stop - self.start, *self.whole.shape[1:])
+
+    def __getitem__(self, index: slice) -> Tensor:
+        start, stop, step = index.indices(self.stop - self.start)
+        return self.whole[self.start + start : self.start + stop : step]

@@ -1,0 +1,91 @@
+"""Scan and Problem: what was measured, where, in which units; and the inverse problem made of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from medrecon.errors import NotSupported
+from medrecon.solvers.likelihood import Likelihood
+from medrecon.volume import Grid, Volume
+
+
+class SliceArray(Protocol):
+    """An array that is read by slices of its first axis: a tensor, or data still in a file.
+
+    `array[a:b]` gives the tensor of those slices; `shape` is known without reading.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: slice) -> Tensor: ...
+
+
+def _itself(image: Tensor) -> Tensor:
+    return image
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One batch of slices (or a volume) to be solved, in the prior's units and with noise of unit variance.
+
+    `likelihood.y` is whitened; image in scan units = `scale` * image in prior units. `slices`: the z range of the
+    whole volume that this batch fills. `display`: solved unknowns (..., *domain) to images, identity unless several
+    images share a pixel (map sets, coils). `grid`: the grid of this batch after `crop`, which cuts the solved field of
+    view to the one to be shown. `facts`: what calibration found, printed and stored.
+    """
+
+    likelihood: Likelihood
+    grid: Grid
+    scale: float
+    noise_std: float
+    slices: range
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    display: Callable[[Tensor], Tensor] = _itself
+    crop: Callable[[Tensor], Tensor] = _itself
+    study: Mapping[str, Any] = field(default_factory=dict)
+
+    def shown(self, image: Tensor) -> Tensor:
+        """Solved unknowns in prior units to images in scan units, cropped: (..., slice, *domain) -> (..., z, y, x)."""
+        return self.crop(self.display(image)) * self.scale
+
+    def to_volume(self, image: Tensor) -> Volume:
+        """The volume of a solution in prior units."""
+        return Volume(self.shown(image), self.grid, facts=self.study, provenance={"calibration": dict(self.facts)})
+
+
+@dataclass(frozen=True)
+class Scan(ABC):
+    """Raw data with its geometry and header. Data may still be in the file and are read by slice."""
+
+    grid: Grid
+    source: Path | None = None
+    header: Mapping[str, Any] = field(default_factory=dict)
+    study: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    @abstractmethod
+    def modality(self) -> str:
+        """"mri", "ct" or "ultrasound"."""
+
+    @abstractmethod
+    def problems(self, budget: int | None = None, device: torch.device | str = "cpu", **settings: Any) -> Iterator[Problem]:
+        """Streams the batches of slices that fit `budget` bytes; every batch has the scan's one scale and noise."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Shapes, axes, units and facts for people and JSON, without reading all data."""
+
+    def prepare(self, device: torch.device | str = "cpu", **settings: Any) -> Problem:
+        """The only item of `problems`, for scans that fit into memory at once."""
+        problems = list(self.problems(None, device, **settings))
+        if len(problems) != 1:
+            raise NotSupported(f"the scan needs {len(problems)} batches: loop over scan.problems(), or select slices first")
+        return problems[0]

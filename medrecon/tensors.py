@@ -1,0 +1,130 @@
+"""Inner products over trailing axes, crop and pad, unit noise, quantiles. Batch axes lead everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Draw = Callable[[Tensor], Tensor]
+"""draw(x): noise like x with unit variance per real component."""
+
+
+def trailing(axes: int) -> tuple[int, ...]:
+    """The last `axes` axes as negative indices."""
+    return tuple(range(-axes, 0))
+
+
+def dot(a: Tensor, b: Tensor, axes: int) -> Tensor:
+    """Re<a, b> over the last `axes` axes, kept as axes of length 1, in the real dtype of the input.
+
+    Single-precision sums of more than a million terms are accumulated in float64.
+    """
+    dims = trailing(axes)
+    if a.is_complex() or b.is_complex():
+        product = (a.real * b.real).add_(a.imag * b.imag) if a.is_complex() and b.is_complex() else (a.real * b.real)
+    else:
+        product = a * b
+    if product.dtype == torch.float32 and math.prod(product.shape[-axes:]) > 1_000_000:
+        return product.sum(dims, keepdim=True, dtype=torch.float64).to(product.dtype)
+    return product.sum(dims, keepdim=True)
+
+
+def norm2(a: Tensor, axes: int) -> Tensor:
+    """|a|^2 over the last `axes` axes, kept as axes of length 1."""
+    return dot(a, a, axes)
+
+
+def ratio(a: Tensor, b: Tensor) -> Tensor:
+    """a / b, and 0 where b is 0: an item that is done stays still."""
+    zero = b == 0
+    return torch.where(zero, torch.zeros_like(a), a / torch.where(zero, torch.ones_like(b), b))
+
+
+def like_batch(value: Tensor, axes: int) -> Tensor:
+    """(*batch,) -> (*batch, 1, ..., 1) with `axes` trailing ones."""
+    return value.reshape(*value.shape, *[1] * axes)
+
+
+def _window(n: int, m: int, start: int) -> slice:
+    return slice(start, start + m)
+
+
+def centre_crop(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """The block of trailing `shape` whose index m//2 lies on index n//2: Fourier-correct (origin stays origin)."""
+    index = [_window(n, m, n // 2 - m // 2) for n, m in zip(x.shape[-len(shape) :], shape, strict=True)]
+    return x[(..., *index)]
+
+
+def fastmri_crop(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """The block of trailing `shape` that starts at (n - m)//2, as fastMRI's targets and metrics do.
+
+    It differs from `centre_crop` when n is even and m odd.
+    """
+    index = [_window(n, m, (n - m) // 2) for n, m in zip(x.shape[-len(shape) :], shape, strict=True)]
+    return x[(..., *index)]
+
+
+def centre_pad(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Zero-pad the trailing axes to `shape`; the adjoint of `centre_crop`."""
+    out = x.new_zeros(*x.shape[: x.ndim - len(shape)], *shape)
+    index = [_window(n, m, n // 2 - m // 2) for n, m in zip(shape, x.shape[-len(shape) :], strict=True)]
+    out[(..., *index)] = x
+    return out
+
+
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 for complex64, float64 for complex128; real dtypes are themselves."""
+    return {torch.complex64: torch.float32, torch.complex128: torch.float64, torch.complex32: torch.float16}.get(dtype, dtype)
+
+
+def complex_dtype(dtype: torch.dtype) -> torch.dtype:
+    """complex64 for float32, complex128 for float64; complex dtypes are themselves."""
+    return {torch.float32: torch.complex64, torch.float64: torch.complex128, torch.float16: torch.complex32}.get(dtype, dtype)
+
+
+def unit_noise(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Gaussian noise on the generator's device, unit variance per real component (E|n|^2 = 2 if complex)."""
+    real = real_dtype(dtype)
+    if not dtype.is_complex:
+        return torch.randn(*shape, generator=generator, dtype=real, device=generator.device)
+    parts = torch.randn(*shape, 2, generator=generator, dtype=real, device=generator.device)
+    return torch.view_as_complex(parts)
+
+
+def generator_for(seed: int, *names: object) -> torch.Generator:
+    """A CPU generator that depends on the seed and the names alone: the same on every device and platform."""
+    text = "\x1f".join(map(str, (seed, *names))).encode()
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1)
+
+
+def seeded_draw(seed: int, keys: Sequence[object], lead: Sequence[int], case: object = "") -> Draw:
+    """A `Draw` for tensors of shape (*lead, ...), prod(lead) = len(keys): one generator for each leading item.
+
+    Each key (slice and sample, say) owns its stream of noise, so splitting the batch another way changes nothing.
+    Noise is made on the CPU and moved, hence equal on every device.
+    """
+    if math.prod(lead) != len(keys):
+        raise ValueError(f"{len(keys)} keys for a batch of {tuple(lead)}")
+    generators = [generator_for(seed, case, *(key if isinstance(key, tuple) else (key,))) for key in keys]
+
+    def draw(x: Tensor) -> Tensor:
+        if tuple(x.shape[: len(lead)]) != tuple(lead):
+            raise ValueError(f"noise for leading axes {tuple(lead)} was asked for a tensor of {tuple(x.shape)}")
+        rest = x.shape[len(lead) :]
+        noise = torch.stack([unit_noise(rest, x.dtype, g) for g in generators])
+        return noise.reshape(x.shape).to(x.device)
+
+    return draw
+
+
+def quantile(x: Tensor, q: float) -> Tensor:
+    """The q-quantile of all values (nearest rank below); unlike torch.quantile it takes any number of them."""
+    flat = x.flatten()
+    if flat.numel() == 0:
+        raise ValueError("quantile of nothing")
+    rank = min(flat.numel(), max(1, math.ceil(q * flat.numel())))
+    return flat.kthvalue(rank).values
