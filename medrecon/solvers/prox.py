@@ -1,0 +1,44 @@
+"""Proximal steps of likelihoods and of simple penalties."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from medrecon.errors import BadInput
+from medrecon.iterate import run
+from medrecon.linop.operator import Spectrum
+from medrecon.solvers.krylov import cg, shifted
+from medrecon.tensors import real_dtype
+
+if TYPE_CHECKING:
+    from medrecon.solvers.likelihood import Gaussian
+
+
+def gaussian_prox(likelihood: Gaussian, v: Tensor, rho: Tensor | float, *, steps: int = 10, tolerance: float = 1e-4) -> Tensor:
+    """argmin over x of |A x - y|^2 / 2 + rho/2 |x - v|^2, (*batch, *domain) like v.
+
+    rho > 0 is a number or (*batch, 1, ..., 1). Exact where A offers its spectrum; else at most `steps` conjugate
+    gradients from v, until the residual is `tolerance` of |A^H y + rho v|. v may have more leading axes than y.
+    """
+    if not isinstance(rho, Tensor) and rho <= 0:
+        raise BadInput(f"the proximal step needs rho > 0, got {rho}: use least squares for rho = 0")
+    weight = rho.to(real_dtype(v.dtype)) if isinstance(rho, Tensor) and rho.ndim else rho
+    target = likelihood.back + weight * v
+    spectrum = likelihood.A.spectrum
+    if spectrum is not None:
+        return _by_spectrum(spectrum, target, weight, len(likelihood.domain))
+    if steps < 1:
+        return v
+    return run(cg(shifted(likelihood.normal, weight), target, v, tolerance=tolerance), limit=steps).x
+
+
+def _by_spectrum(spectrum: Spectrum, target: Tensor, rho: Tensor | float, axes: int) -> Tensor:
+    """(A^H A + rho)^-1 target in the eigenbasis of A^H A."""
+    basis = spectrum.basis
+    if isinstance(rho, Tensor) and rho.ndim:
+        rho = rho.reshape(*rho.shape[: rho.ndim - axes], *[1] * len(basis.range))
+    coefficients = basis(target)
+    values = spectrum.values.to(device=coefficients.device, dtype=real_dtype(coefficients.dtype))
+    return basis.H(coefficients / (values + rho))
