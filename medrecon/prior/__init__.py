@@ -1,0 +1,6 @@
+"""Priors: denoisers of plausible images, closed-form and trained."""
+
+from medrecon.prior.denoiser import Estimate, Prior
+from medrecon.prior.store import available, card, load
+
+__all__ = ["Estimate", "Prior", "available", "card", "load"]

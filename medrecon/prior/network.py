@@ -1,0 +1,95 @@
+"""A small fully convolutional U-Net that sees the noise level: the F of EDM preconditioning.
+
+It keeps a thin level at full resolution, has no normalisation layer (nothing couples distant pixels, so patches and
+whole images behave alike) and is told the noise level by scaling and shifting each block's features (FiLM).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+UNET_FULL = {"widths": (24, 48, 96, 160), "blocks": (1, 2, 2, 2), "embedding": 128}
+"""2.2 M parameters; the configuration of the shipped CPU priors."""
+
+
+class Block(nn.Module):
+    """x + conv(silu(film(conv(silu(x))))), film from the embedded noise level."""
+
+    def __init__(self, width: int, embedding: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * width)
+        nn.init.kaiming_normal_(self.first.weight)
+        nn.init.normal_(self.second.weight, std=0.1 / math.sqrt(9 * width))  # near-identity blocks at the start
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        gain, shift = self.film(level)[:, :, None, None].chunk(2, 1)
+        hidden = self.first(F.silu(x))
+        return x + self.second(F.silu(torch.addcmul(shift, hidden, 1 + gain)))
+
+
+class Blocks(nn.ModuleList):
+    """Blocks in a row."""
+
+    def __init__(self, width: int, count: int, embedding: int) -> None:
+        super().__init__(Block(width, embedding) for _ in range(count))
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, level)
+        return x
+
+
+class UNet(nn.Module):
+    """(batch, channel, y, x) -> the same shape, for any y, x >= 2; `level`: (batch,), ln(sigma)/4.
+
+    Reflected at the border up to a multiple of 2^(levels - 1), so there is no dark halo.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, channels: int, widths: Sequence[int], blocks: Sequence[int], embedding: int = 128) -> None:
+        super().__init__()
+        self.settings = {"channels": channels, "widths": list(widths), "blocks": list(blocks), "embedding": embedding}
+        self.register_buffer("frequencies", torch.logspace(0, 2, embedding // 2))
+        self.level = nn.Sequential(nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(Blocks(w, n, embedding) for w, n in zip(widths, blocks, strict=True))
+        self.halve = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.up = nn.ModuleList(Blocks(w, n, embedding) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
+        self.head = nn.Conv2d(widths[0], channels, 3, padding=1)
+        nn.init.zeros_(self.head.weight)  # so that the denoiser starts as the scalar Wiener filter
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        phase = level[:, None] * self.frequencies
+        embedded = self.level(torch.cat([phase.sin(), phase.cos()], 1))
+        y, x_size = x.shape[-2:]
+        h = self.stem(_padded(x, 2 ** len(self.halve)))
+        skips = []
+        for blocks, halve in zip(self.down, self.halve, strict=False):
+            skips.append(blocks(h, embedded))
+            h = halve(skips[-1])
+        h = self.down[-1](h, embedded)
+        for enlarge, blocks, skip in zip(self.enlarge[::-1], self.up[::-1], skips[::-1], strict=True):
+            h = blocks(enlarge(h) + skip, embedded)
+        return self.head(h)[..., :y, :x_size]
+
+
+def _padded(x: Tensor, multiple: int) -> Tensor:
+    """Reflected up to the next multiple; an image too small to be reflected repeats its border."""
+    bottom, right = (-x.shape[-2]) % multiple, (-x.shape[-1]) % multiple
+    if not bottom and not right:
+        return x
+    mode = "reflect" if bottom < x.shape[-2] and right < x.shape[-1] else "replicate"
+    return F.pad(x, (0, right, 0, bottom), mode=mode)

@@ -1,0 +1,93 @@
+"""A network as a Prior: EDM preconditioning (Karras et al. 2022, eq. 7), error curve, intensity scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medrecon.errors import BadInput
+from medrecon.prior.channels import from_channels, to_channels
+from medrecon.prior.denoiser import Prior
+
+
+def preconditioned(network: nn.Module, noisy: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+    """D = c_skip u + c_out F(c_in u, ln(sigma)/4) for channel images (batch, channel, y, x) and sigma (batch,)."""
+    s = sigma[:, None, None, None]
+    c_in = (s**2 + sigma_data**2).rsqrt()
+    hidden = network((c_in * noisy).contiguous(memory_format=torch.channels_last), sigma.log() / 4)
+    return (sigma_data * c_in) ** 2 * noisy + s * sigma_data * c_in * hidden.to(noisy.dtype)
+
+
+class NetworkPrior(Prior):
+    """A trained denoiser. `error_curve`: pairs (sigma, r^2) measured on images outside its training set.
+
+    `kappas`: pairs (calibration lines, kappa), see `Prior.scale`. `images_at_once` bounds memory: the network runs on
+    that many images at a time (about 90 bytes per pixel and full-resolution channel).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        field: str,
+        sigma_data: float,
+        sigma_range: tuple[float, float],
+        error_curve: Sequence[Sequence[float]],
+        kappas: Sequence[Sequence[float]] = (),
+        domain_name: str = "any",
+        card: Mapping[str, str] | None = None,
+        images_at_once: int = 8,
+    ) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.field, self.sigma_data, self.sigma_range, self.domain_name = field, sigma_data, sigma_range, domain_name
+        self.data_std = sigma_data
+        curve = torch.tensor(sorted(map(tuple, error_curve)), dtype=torch.float64)
+        if curve.ndim != 2 or curve.shape[1] != 2 or len(curve) < 2 or bool((curve <= 0).any()):
+            raise BadInput("error curve: expected at least two pairs (sigma, mean squared error), all positive")
+        self._log_sigma, self._log_error = curve[:, 0].log(), curve[:, 1].log()
+        self.kappas = sorted((float(a), float(b)) for a, b in kappas)
+        self.card = dict(card or {})
+        self.images_at_once = images_at_once
+
+    def denoise(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        if noisy.is_complex() != (self.field == "complex"):
+            kind = "complex" if noisy.is_complex() else "real"
+            raise BadInput(f"prior {self.domain_name!r} denoises {self.field} images, got {kind} ones: choose a {kind} prior")
+        lead = noisy.shape[:-2]
+        levels = torch.as_tensor(sigma, dtype=noisy.real.dtype, device=noisy.device)
+        levels = levels.reshape(levels.shape[: max(0, levels.ndim - 2)]).expand(lead).reshape(-1)
+        levels = levels.clamp(*self.sigma_range)
+        channels = to_channels(noisy.reshape(-1, *noisy.shape[-2:]))
+        parts = [
+            preconditioned(self.network, u, s, self.sigma_data)
+            for u, s in zip(channels.split(self.images_at_once), levels.split(self.images_at_once), strict=True)
+        ]
+        return from_channels(torch.cat(parts)).reshape(noisy.shape)
+
+    def error(self, sigma: Tensor) -> Tensor:
+        """The card's curve, interpolated in log-log; beyond its ends sigma^2 below and the last value above."""
+        at = torch.as_tensor(sigma).detach().to("cpu", torch.float64).log()
+        knots, values = self._log_sigma, self._log_error
+        right = torch.searchsorted(knots, at).clamp(1, len(knots) - 1)
+        t = (at - knots[right - 1]) / (knots[right] - knots[right - 1])
+        inside = values[right - 1] + t.clamp(0, 1) * (values[right] - values[right - 1])
+        # Below the first knot the error falls like the noise variance itself.
+        result = (inside + 2 * (at - knots[0]).clamp(max=0)).exp()
+        return result.to(device=torch.as_tensor(sigma).device, dtype=torch.as_tensor(sigma).dtype)
+
+    def scale(self, calib_lines: int | None) -> float:
+        if not self.kappas:
+            return 1.0
+        if calib_lines is None or calib_lines >= self.kappas[-1][0]:
+            return self.kappas[-1][1]
+        lower = [k for k in self.kappas if k[0] <= calib_lines] or self.kappas[:1]
+        upper = [k for k in self.kappas if k[0] > calib_lines]
+        (a, ka), (b, kb) = lower[-1], upper[0]
+        return ka if b == a else ka + (kb - ka) * max(0.0, calib_lines - a) / (b - a)
+
+    def extra_repr(self) -> str:
+        n = sum(p.numel() for p in self.network.parameters())
+        return f"{self.domain_name}, {self.field}, {n / 1e6:.2f} M parameters, sigma {self.sigma_range}"

@@ -1,0 +1,93 @@
+"""Priors in files: one safetensors file holds weights and, as text, everything needed to use them. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from medrecon.errors import BadInput, nearest
+from medrecon.files import atomic_file, check_readable
+from medrecon.prior.network import UNet
+from medrecon.prior.precondition import NetworkPrior
+
+WEIGHTS = Path(__file__).parent / "weights"
+"""Where the shipped priors and their model cards lie."""
+
+
+def available() -> dict[str, dict[str, Any]]:
+    """The shipped priors: name -> metadata of its file (field, domain, figures, ...), weights unread."""
+    return {path.stem: metadata(path) for path in sorted(WEIGHTS.glob("*.safetensors"))}
+
+
+def card(name: str | os.PathLike[str]) -> str:
+    """The model card (markdown) beside a prior's weights."""
+    path = _path(name).with_suffix(".md")
+    if not path.exists():
+        raise BadInput(f"{path}: this prior has no model card beside it")
+    return path.read_text(encoding="utf-8")
+
+
+def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The text part of a prior's file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            text = (file.metadata() or {}).get("medrecon")
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{path}: not a readable safetensors file ({error})") from error
+    if text is None:
+        raise BadInput(f"{path}: safetensors without medrecon's metadata; import foreign weights with an adapter")
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}: metadata is not JSON ({error})") from error
+    return found
+
+
+def load(name: str | os.PathLike[str]) -> NetworkPrior:
+    """A shipped prior by name ("brain") or one of your own by path, ready to denoise on the CPU."""
+    from safetensors.torch import load_file
+
+    path = _path(name)
+    facts = metadata(path)
+    try:
+        network = UNet(**facts["network"])
+        network.load_state_dict(load_file(os.fspath(path)))
+        return NetworkPrior(
+            network.eval().requires_grad_(False),
+            field=facts["field"],
+            sigma_data=facts["sigma_data"],
+            sigma_range=tuple(facts["sigma_range"]),
+            error_curve=facts["error_curve"],
+            kappas=facts.get("kappas", ()),
+            domain_name=facts.get("domain", path.stem),
+            card=facts.get("card", {}),
+        )
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise BadInput(f"{path}: weights do not fit their own metadata: {str(error).splitlines()[0]}") from error
+
+
+def save(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], facts: Mapping[str, Any], force: bool = True) -> Path:
+    """Writes weights and metadata atomically; `facts` has network, field, sigma_data, sigma_range, error_curve, ..."""
+    from safetensors.torch import save_file
+
+    with atomic_file(path, force) as temporary:
+        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary, {"medrecon": json.dumps(facts)})
+    return Path(path)
+
+
+def _path(name: str | os.PathLike[str]) -> Path:
+    text = os.fspath(name)
+    if text.endswith(".safetensors") or os.sep in text:
+        return check_readable(text)
+    path = WEIGHTS / f"{text}.safetensors"
+    if not path.exists():
+        known = sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
+        raise BadInput(f"no prior named {text!r}: there are {', '.join(known) or 'none'}{nearest(text, known)}; or give a path")
+    return path
