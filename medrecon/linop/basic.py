@@ -35,7 +35,7 @@ class Identity(LinearOperator):
 
     @property
     def spectrum(self) -> Spectrum:
-        return Spectrum(self, torch.ones(()))
+        return Spectrum(self, torch.ones((), dtype=torch.float64))
 
 
 class Diagonal(LinearOperator):
@@ -108,7 +108,7 @@ class Mask(LinearOperator):
 
     @property
     def spectrum(self) -> Spectrum:
-        return Spectrum(Identity(self.domain), self.mask.to(torch.get_default_dtype()))
+        return Spectrum(Identity(self.domain), self.mask.double())
 
     @property
     def n_samples(self) -> int:

@@ -69,7 +69,8 @@ def cg(normal: LinearOperator, b: Tensor, x0: Tensor | None = None, *, tolerance
     """
     axes = len(normal.domain)
     x, r = _start(normal, b, x0)
-    p, rr, stop = r.clone(), inner(r, r, axes), tolerance**2 * inner(b, b, axes)
+    p, rr, bb = r.clone(), inner(r, r, axes), inner(b, b, axes)
+    stop = tolerance**2 * bb
     watch = _Curvature(normal)
     active = ~(rr <= stop)
     for step in count(1):
@@ -82,7 +83,7 @@ def cg(normal: LinearOperator, b: Tensor, x0: Tensor | None = None, *, tolerance
         x = add(x, a, p)
         r = add(r, -a, q, out=r) if step % REFRESH else torch.where(active, b - normal(x), r)
         old, rr = rr, inner(r, r, axes)
-        yield Step(x, relative(rr, b, axes))
+        yield Step(x, _relative(rr, bb, axes))
         active = active & ~(rr <= stop)
         if tolerance > 0 and not bool(active.any()):
             return
@@ -150,6 +151,6 @@ def _real(x: Tensor) -> Tensor:
     return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
 
 
-def relative(rr: Tensor, b: Tensor, axes: int) -> Tensor:
+def _relative(rr: Tensor, bb: Tensor, axes: int) -> Tensor:
     """|r| / |b| of every item, (*batch,); 0 where b is 0."""
-    return ratio(rr, inner(b, b, axes)).sqrt().reshape(rr.shape[: rr.ndim - axes])
+    return ratio(rr, bb.expand_as(rr)).sqrt().reshape(rr.shape[: rr.ndim - axes])

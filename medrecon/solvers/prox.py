@@ -28,7 +28,8 @@ def gaussian_prox(likelihood: Gaussian, v: Tensor, rho: Tensor | float, *, steps
     target = likelihood.back + weight * v
     spectrum = likelihood.A.spectrum
     if spectrum is not None:
-        return _by_spectrum(spectrum, target, weight, len(likelihood.domain))
+        x = _by_spectrum(spectrum, target, weight, len(likelihood.domain))
+        return x if target.is_complex() or not x.is_complex() else x.real
     if steps < 1:
         return v
     return run(cg(shifted(likelihood.normal, weight), target, v, tolerance=tolerance), limit=steps).x

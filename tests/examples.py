@@ -1,0 +1,79 @@
+"""One list of operators on which every law is run (tests/test_laws.py). A new operator is one more line.
+
+`make(dtype)` builds the operator for arguments of that dtype, with own tensors in its precision. `real`: it takes real
+images as well as complex ones. Sizes are small, odd and not square on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medrecon.linop.basic import Diagonal, Identity, Mask
+from medrecon.linop.difference import Gradient
+from medrecon.linop.fourier import Fourier
+from medrecon.linop.laws import random
+from medrecon.linop.operator import LinearOperator
+from medrecon.linop.stack import BlockDiagonal, HStack, Total, VStack
+from medrecon.linop.wavelet import Wavelet
+from medrecon.solvers.krylov import shifted
+
+Make = Callable[[torch.dtype], LinearOperator]
+
+
+@dataclass(frozen=True)
+class Example:
+    name: str
+    make: Make
+    real: bool = False
+
+
+def mask(*shape: int) -> Tensor:
+    """About half of the positions."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.5
+
+
+def positive(*shape: int) -> Tensor:
+    return 0.5 + torch.rand(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def weights(dtype: torch.dtype, *shape: int) -> Tensor:
+    return random(shape, dtype, "weights")
+
+
+OPERATORS = [
+    Example("identity", lambda dtype: Identity((5, 3)), real=True),
+    Example("diagonal", lambda dtype: Diagonal(weights(dtype, 7, 6)), real=True),
+    Example("diagonal, broadcast", lambda dtype: Diagonal(weights(dtype, 6), (7, 6)), real=True),
+    Example("diagonal, own batch", lambda dtype: Diagonal(weights(dtype, 3, 7, 6), (7, 6)), real=True),
+    Example("mask", lambda dtype: Mask(mask(7, 1), (4, 7, 6)), real=True),
+    Example("mask, own batch", lambda dtype: Mask(mask(3, 1, 7, 1), (4, 7, 6)), real=True),
+    Example("fourier, odd", lambda dtype: Fourier((7, 5))),
+    Example("fourier, 31 x 24 of 2 coils", lambda dtype: Fourier((2, 31, 24), (-2, -1))),
+    Example("fourier, one axis", lambda dtype: Fourier((4, 5, 6), (-2,))),
+    Example("fourier, inverse", lambda dtype: Fourier((5, 6)).H),
+    Example("single coil", lambda dtype: Mask(mask(9, 1), (9, 8)) @ Fourier((9, 8))),
+    Example("product", lambda dtype: Diagonal(weights(dtype, 7, 6)) @ Fourier((7, 6)) @ Diagonal(weights(dtype, 6), (7, 6))),
+    Example("multiple", lambda dtype: (0.3 - 2j) * Fourier((5, 6))),
+    Example("multiple, own batch", lambda dtype: positive(3, 1, 1) * Diagonal(weights(dtype, 5, 6)), real=True),
+    Example("negative", lambda dtype: -Gradient((5, 6)), real=True),
+    Example("sum", lambda dtype: Diagonal(weights(dtype, 5, 6)) + Identity((5, 6)), real=True),
+    Example("difference", lambda dtype: Fourier((5, 6)) - Identity((5, 6))),
+    Example("total", lambda dtype: Total([Identity((4, 3)), Diagonal(weights(dtype, 4, 3)), Identity((4, 3))]), real=True),
+    Example("shifted", lambda dtype: shifted(Gradient((5, 6)).normal, positive(2, 1, 1)), real=True),
+    Example("stack", lambda dtype: VStack([Gradient((5, 6)), Diagonal(weights(dtype, 3, 5, 6), (5, 6))]), real=True),
+    Example("side by side", lambda dtype: HStack([Gradient((5, 6)), Identity((2, 5, 6))]), real=True),
+    Example("blocks", lambda dtype: BlockDiagonal([Gradient((5, 6)), Fourier((3, 2))])),
+    Example("gradient", lambda dtype: Gradient((7, 6)), real=True),
+    Example("gradient, 3-D, two axes, mm", lambda dtype: Gradient((3, 5, 4), (-3, -1), (2.0, 0.7)), real=True),
+    Example("gradient, length 1 and 2", lambda dtype: Gradient((1, 2)), real=True),
+    Example("laplacian", lambda dtype: Gradient((7, 6), spacing=(1.5, 1.0)).normal, real=True),
+    Example("wavelet db1", lambda dtype: Wavelet((8, 12), "db1", 2), real=True),
+    Example("wavelet db2, odd", lambda dtype: Wavelet((9, 14), "db2", 3), real=True),
+    Example("wavelet db3, 3-D", lambda dtype: Wavelet((4, 6, 7), "db3", 2), real=True),
+    Example("wavelet db4, shorter than the filter", lambda dtype: Wavelet((3, 5), "db4", 4), real=True),
+    Example("wavelet db2, one axis", lambda dtype: Wavelet((5, 16), "db2", 2, axes=(-1,)), real=True),
+]
