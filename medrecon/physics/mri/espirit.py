@@ -112,7 +112,7 @@ def _one(
     kernels = [min(kernel, n) if m > 1 else 1 for n, m in zip(block.shape[1:], shape, strict=True)]
     lags, kept = lag_kernel(block, kernels, threshold)
     reference = _principal(block)
-    planes = [_solve(LagField(plane, shape[-2:], reference), crop, sets, budget) for plane in _planes(lags, shape)]
+    planes = [_solve(LagField(plane, (shape[-2], shape[-1]), reference), crop, sets, budget) for plane in _planes(lags, shape)]
     vectors = torch.stack([plane.vectors for plane in planes], 1)  # sets, z, y, x, coil
     values = torch.stack([plane.values for plane in planes], 1)
     coarse = torch.stack([plane.coarse for plane in planes], 1)
