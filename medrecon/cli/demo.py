@@ -1,0 +1,36 @@
+"""medrecon demo: a scan to try things on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medrecon.cli.options import Force
+from medrecon.cli.session import Session
+
+
+def demo(
+    session: Session,
+    name: Annotated[
+        str | None, typer.Argument(help="A public data set to download; `--list` shows them.", show_default="made here, no download")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write in.")] = Path("medrecon-demo"),
+    listed: Annotated[bool, typer.Option("--list", help="List the data sets that can be downloaded.")] = False,
+    force: Force = False,
+) -> None:
+    """Make the demo scan, or download a named public one."""
+    from medrecon.study import demo as demos
+
+    if listed:
+        session.result = demos.registry()
+        session.table(
+            ("name", "licence", "what"), [(key, entry.get("licence"), entry.get("what")) for key, entry in session.result.items()]
+        )
+        return
+    session.settings = {"name": name}
+    path = demos.demo_scan(output, force=force) if name is None else demos.download(name, output)
+    session.outputs = [path]
+    session.say(f"wrote {path}")
+    session.note(f"next: medrecon recon {path} -o brain.nii.gz --method l1_wavelet --report report.html")

@@ -1,0 +1,60 @@
+"""The table of methods as plain data and as the page docs/methods.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medrecon.recon.recipes import Recipe
+
+HEAD = """# Methods
+
+Made by `medrecon methods --markdown > docs/methods.md` from the table in `medrecon/recon/recipes.py`; do not edit.
+Every setting can be given as `--set name=value`, or as a keyword of `medrecon.reconstruct`.
+"""
+
+
+def catalogue(methods: Mapping[str, Recipe]) -> dict[str, dict[str, Any]]:
+    """{method: what it is, what it needs, settings with their defaults, presets}, ready for JSON."""
+    return {
+        name: {
+            "kind": recipe.kind,
+            "summary": recipe.summary,
+            "reference": recipe.reference,
+            "needs": list(recipe.needs),
+            "settings": {key: _readable(value) for key, value in recipe.settings.items()},
+            "presets": {preset: {key: _readable(value) for key, value in values.items()} for preset, values in recipe.presets.items()},
+        }
+        for name, recipe in methods.items()
+    }
+
+
+def markdown_page(known: Mapping[str, Mapping[str, Any]]) -> str:
+    """The whole page."""
+    rows = [
+        f"| [`{name}`](#{name}) | {entry['kind']} | {', '.join(entry['needs']) or 'nothing'} | {entry['summary']} |"
+        for name, entry in known.items()
+    ]
+    table = "\n".join(["| method | kind | needs | summary |", "|---|---|---|---|", *rows])
+    return "\n".join([HEAD, table, *(_chapter(name, entry) for name, entry in known.items())])
+
+
+def _chapter(name: str, entry: Mapping[str, Any]) -> str:
+    lines = [f"\n## {name}\n", f"{entry['summary']} Reference: {entry['reference'] or 'none'}.\n"]
+    if entry["settings"]:
+        lines += ["| setting | default |" + "".join(f" `{preset}` |" for preset in entry["presets"])]
+        lines += ["|---|---|" + "---|" * len(entry["presets"])]
+        for key, value in entry["settings"].items():
+            cells = [f"`{values[key]}`" if key in values else "" for values in entry["presets"].values()]
+            lines.append(f"| `{key}` | `{value}` |" + "".join(f" {cell} |" for cell in cells))
+    else:
+        lines.append("No settings.")
+    return "\n".join(lines)
+
+
+def _readable(value: object) -> Any:
+    """Numbers, texts and lists stay; a function is shown by its name."""
+    if isinstance(value, list | tuple):
+        return [_readable(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else getattr(value, "__name__", str(value))
