@@ -37,7 +37,7 @@ class Problem:
     """One batch of slices (or a volume) to be solved, in the prior's units and with noise of unit variance.
 
     `likelihood.y` is whitened; image in scan units = `scale` * image in prior units. `slices`: the z range of the
-    whole volume that this batch fills. `display`: solved unknowns (..., *domain) to images, identity unless several
+    whole scan that this batch fills, along the axis before the image; `arrange` brings such a stack to (z, y, x). `display`: solved unknowns (..., *domain) to images, identity unless several
     images share a pixel (map sets, coils). `grid`: the grid of this batch after `crop`, which cuts the solved field of
     view to the one to be shown. `facts`: what calibration found, printed and stored.
     """
@@ -50,6 +50,7 @@ class Problem:
     facts: Mapping[str, Any] = field(default_factory=dict)
     display: Callable[[Tensor], Tensor] = _itself
     crop: Callable[[Tensor], Tensor] = _itself
+    arrange: Callable[[Tensor], Tensor] = _itself
     study: Mapping[str, Any] = field(default_factory=dict)
 
     def shown(self, image: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ class Problem:
 
     def to_volume(self, image: Tensor) -> Volume:
         """The volume of a solution in prior units."""
-        return Volume(self.shown(image), self.grid, facts=self.study, provenance={"calibration": dict(self.facts)})
+        return Volume(self.arrange(self.shown(image)), self.grid, facts=self.study, provenance={"calibration": dict(self.facts)})
 
 
 @dataclass(frozen=True)
