@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +17,14 @@ def evaluate(
     predictions: Annotated[Path, typer.Option("--predictions", help="Folder of prediction files of the same names.", show_default=False)],
 ) -> None:
     """NMSE, PSNR and SSIM of a folder of predictions, as fastMRI counts them."""
-    from medrecon.evaluate.fastmri import evaluate_folders
+    from medrecon.study.scores import score_folders
 
     session.inputs = [target, predictions]
-    session.metrics = evaluate_folders(target, predictions)
-    session.facts(session.metrics)
+    with session.progress("evaluate") as progress:
+        found = score_folders(target, predictions, progress)
+    session.result = {name: asdict(scores) for name, scores in found.scores.items()}
+    session.metrics = asdict(found.summary)
+    session.table(("volume", "nmse", "psnr", "ssim"), [(name, s.nmse, s.psnr, s.ssim) for name, s in found.scores.items()])
+    session.say(f"{found.summary.n_volumes} volumes: {found.summary.line()}")
+    for name, reason in found.failures.items():
+        session.item_failed(target / name, reason)

@@ -81,6 +81,12 @@ class Session:
             traceback.print_exception(error, file=sys.stderr)
         print(f"error: {message}" + (f" ({hint})" if hint else ""), file=sys.stderr, flush=True)
 
+    def item_failed(self, path: Path, reason: str) -> None:
+        """Records that one item of several failed; the command goes on, and its exit code is 1."""
+        self.errors.append({"code": "item_failed", "message": reason, "path": str(path), "hint": None})
+        self.exit_code = max(self.exit_code, 1)
+        print(f"failed: {' '.join(reason.split())}", file=sys.stderr, flush=True)
+
     @contextmanager
     def progress(self, title: str) -> Iterator[Progress]:
         """A bar on a terminal, a line every 30 seconds elsewhere, nothing when quiet; always on stderr."""
