@@ -35,16 +35,16 @@ def mask_from_zeros(kspace: SliceArray, where: str, image_axes: int = 2) -> Tens
     return found[1]
 
 
-def true_rank(sampled: Tensor, image_axes: int = 2) -> Tensor:
+def true_rank(sampled: Tensor, image_axes: int = 2, accidental: float = ACCIDENTAL) -> Tensor:
     """A full-size bool mask ([nz,] ny, nx) with its readout axis of length 1 where whole readouts were sampled.
 
-    Single zeros inside complete lines count as sampled.
+    Zeros inside complete lines, up to the share `accidental`, count as sampled.
     """
     lines = sampled.any(-1, keepdim=True)
     columns = sampled.flatten(0, image_axes - 2).any(0)
     block = lines & columns
     expected = int(block.sum())
-    complete = expected - int(sampled.sum()) <= ACCIDENTAL * expected
+    complete = expected - int(sampled.sum()) <= accidental * expected
     if not complete:
         return sampled
     return lines if bool(columns.all()) or expected == 0 else block
