@@ -40,9 +40,11 @@ class Shifted(LinearOperator):
         self.opaque, self.complex_range = operator.opaque and not self.rho.requires_grad, operator.complex_range
 
     def _forward(self, x: Tensor) -> Tensor:
-        # A 0-dim double does not promote single precision, a batch of them would.
-        rho = self.rho if self.rho.ndim == 0 else self.rho.to(real_dtype(x.dtype))
-        return self.operator._forward(x) + rho * x
+        return self.operator._forward(x) + self.number(x) * x
+
+    def number(self, x: Tensor) -> Tensor:
+        """rho in x's precision: a 0-dim double does not promote single precision, a batch of them would."""
+        return self.rho if self.rho.ndim == 0 else self.rho.to(real_dtype(x.dtype))
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self._forward(y)
@@ -68,7 +70,7 @@ def cg(normal: LinearOperator, b: Tensor, x0: Tensor | None = None, *, tolerance
     Hestenes and Stiefel 1952.
     """
     axes = len(normal.domain)
-    x, r = _start(normal, b, x0)
+    x, r = start(normal, b, x0)
     p, rr, bb = r.clone(), inner(r, r, axes), inner(b, b, axes)
     stop = tolerance**2 * bb
     watch = _Curvature(normal)
@@ -83,14 +85,14 @@ def cg(normal: LinearOperator, b: Tensor, x0: Tensor | None = None, *, tolerance
         x = add(x, a, p)
         r = add(r, -a, q, out=r) if step % REFRESH else torch.where(active, b - normal(x), r)
         old, rr = rr, inner(r, r, axes)
-        yield Step(x, _relative(rr, bb, axes))
+        yield Step(x, relative(rr, bb, axes))
         active = active & ~(rr <= stop)
         if tolerance > 0 and not bool(active.any()):
             return
         p = add(r, torch.where(active, ratio(rr, old), 0), p, out=p)
 
 
-def _start(normal: LinearOperator, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor]:
+def start(normal: LinearOperator, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor]:
     """x and b - N x, both with all leading axes of b, x0 and N's own tensors, in memory of their own."""
     if x0 is None:
         return torch.zeros_like(b, memory_format=torch.contiguous_format), b.clone(memory_format=torch.contiguous_format)
@@ -151,6 +153,6 @@ def _real(x: Tensor) -> Tensor:
     return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
 
 
-def _relative(rr: Tensor, bb: Tensor, axes: int) -> Tensor:
+def relative(rr: Tensor, bb: Tensor, axes: int) -> Tensor:
     """|r| / |b| of every item, (*batch,); 0 where b is 0."""
     return ratio(rr, bb.expand_as(rr)).sqrt().reshape(rr.shape[: rr.ndim - axes])
