@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medrecon import errors, physics, prior
     from medrecon.io import read, write
-    from medrecon.recon.pipeline import reconstruct, solve
+    from medrecon.recon.pipeline import reconstruct
+    from medrecon.recon.solve import solve
     from medrecon.volume import Volume
 
     __version__: str
@@ -27,7 +28,7 @@ _HOMES = {
     "read": "medrecon.io",
     "write": "medrecon.io",
     "reconstruct": "medrecon.recon.pipeline",
-    "solve": "medrecon.recon.pipeline",
+    "solve": "medrecon.recon.solve",
     "Volume": "medrecon.volume",
 }
 

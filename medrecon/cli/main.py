@@ -77,7 +77,7 @@ def _bad_usage(error: BaseException, arguments: Sequence[str]) -> int:
         if not text:  # no arguments at all: the help has been printed
             return 2
         known = command if command in {function.__name__ for function in COMMANDS} else ""
-        error = BadInput(f"{text} Try: medrecon {known + ' ' if known else ''}--help")
+        error = BadInput(f"{text.rstrip('.')}. Try: medrecon {known + ' ' if known else ''}--help")
     session.fail(error)
     return session.finish()
 

@@ -57,8 +57,10 @@ def recon(
 
     targets = _targets(output, _wanted(save, samples))
     check_targets([target for _, target in targets] + ([report] if report else []), force)
+    own = {"nan": one_of("--nan", nan, ("error", "zero")), **settings_of(setting or [])}
+    memory = parse_bytes(max_memory) if max_memory else None
     session.inputs = [scan]
-    loaded = _load(scan, one_of("--nan", nan, ("error", "zero")), slices)
+    loaded = _load(scan, slices)
     session.settings = {
         "method": method,
         "prior": prior,
@@ -68,8 +70,7 @@ def recon(
         "seed": seed,
         "device": device,
     }
-    arguments: dict[str, Any] = {**session.settings, **settings_of(setting or [])}
-    arguments["max_memory"] = parse_bytes(max_memory) if max_memory else None
+    arguments: dict[str, Any] = {**session.settings, **own, "max_memory": memory}
     if dry_run:
         from medrecon.recon.pipeline import plan
 
@@ -108,12 +109,12 @@ def _roomy(target: Path) -> Path:
     return target.with_name(target.name.removesuffix(".png") + ".nii.gz")
 
 
-def _load(path: Path, nan: str, slices: str | None) -> Any:
+def _load(path: Path, slices: str | None) -> Any:
     from medrecon import io
     from medrecon.errors import BadInput
     from medrecon.physics.scan import Scan
 
-    scan = io.read(path, nan=nan)
+    scan = io.read(path)
     if not isinstance(scan, Scan):
         raise BadInput(f"{path}: holds an image, not raw data; `medrecon simulate` makes raw data from an image")
     return scan.select(slices_of(slices, scan.n_slices)) if slices else scan  # type: ignore[attr-defined]
@@ -124,8 +125,10 @@ def _write(session: Session, result: Reconstruction, targets: list[tuple[str, Pa
     from medrecon.recon.figures import montage
 
     volumes = _volumes(result)
-    session.outputs = list(dict.fromkeys([target for _, target in targets] + ([report] if report else [])))
-    with staged(session.outputs, force) as place:
+    # A method that says nothing about uncertainty has no std; the log warns of it.
+    targets = [(word, target) for word, target in targets if word in volumes]
+    outputs = list(dict.fromkeys([target for _, target in targets] + ([report] if report else [])))
+    with staged(outputs, force) as place:
         for word, target in targets:
             if target.suffix.lower() == ".png":
                 montage(volumes[word], place[target])
@@ -133,6 +136,7 @@ def _write(session: Session, result: Reconstruction, targets: list[tuple[str, Pa
                 io.write(volumes[word], place[target])
         if report:
             result.report(place[report])
+    session.outputs = outputs
 
 
 def _volumes(result: Reconstruction) -> dict[str, Volume]:

@@ -128,7 +128,7 @@ def _facts(log: Mapping[str, Any]) -> str:
 
 def _residual(log: Mapping[str, Any]) -> str:
     """χ² slice by slice, where the log has it: a slice that stands out has another artefact or another noise."""
-    values = log.get("chi2_slices")
+    values = log.get("chi2_per_slice")
     if not isinstance(values, list) or len(values) < 2:
         return ""
     text = "<p>χ² per datum of each slice. Far above 1: the image does not explain the data. Far below: noise has been fitted.</p>"
@@ -149,7 +149,7 @@ def _geometry(volume: Volume) -> str:
 
 
 def _provenance(volume: Volume, log: Mapping[str, Any]) -> str:
-    rest = {name: value for name, value in log.items() if name not in (*FACTS, "settings", "warnings", "chi2_slices")}
+    rest = {name: value for name, value in log.items() if name not in (*FACTS, "settings", "warnings", "chi2_per_slice")}
     return _section("Where it came from", _table({**volume.provenance, **rest})) if volume.provenance or rest else ""
 
 
