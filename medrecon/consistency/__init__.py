@@ -1,0 +1,1 @@
+"""Data consistency steps: a prior wrapped around a prior, holding the likelihood."""

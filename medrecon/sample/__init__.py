@@ -1,0 +1,1 @@
+"""Loops over noise levels. A sampler sees a prior, never the operator or the data."""

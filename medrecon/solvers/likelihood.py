@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medrecon.errors import NotSupported
 from medrecon.linop.operator import LinearOperator
-from medrecon.tensors import norm2
+from medrecon.tensors import Draw, norm2
 
 
 class Likelihood(ABC):
@@ -84,6 +84,14 @@ class Gaussian(Likelihood):
     @property
     def n_data(self) -> int:
         return self.A.n_samples * (2 if self.y.is_complex() else 1)
+
+    def perturbed(self, draw: Draw, like: Tensor) -> Gaussian:
+        """The same problem with unit noise added to the data, another draw for every leading item of `like` (an image)."""
+        lead = like.shape[: like.ndim - len(self.domain)]
+        other = Gaussian(self.A, self.y.expand(*lead, *self.A.range))
+        other.y = other.y + draw(other.y)
+        other.__dict__["normal"] = self.normal  # shared: only the data differ
+        return other
 
     def prox(self, v: Tensor, rho: Tensor | float, *, steps: int = 10, tolerance: float = 1e-4) -> Tensor:
         from medrecon.solvers.prox import gaussian_prox

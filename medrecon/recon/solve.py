@@ -1,0 +1,171 @@
+"""One inverse problem, one recipe: samples, mean, spread and a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medrecon.errors import BadInput, NotSupported
+from medrecon.iterate import Step, run
+from medrecon.linop.operator import LinearOperator, Scaled
+from medrecon.prior.denoiser import Prior
+from medrecon.recon.recipes import Recipe, recipe
+from medrecon.solvers.likelihood import Gaussian, Likelihood
+from medrecon.solvers.norm import norm
+from medrecon.tensors import complex_dtype, real_dtype, seeded_draw
+
+Progress = Callable[[int, int, str], None]
+
+START = 20.0
+"""The first noise level in units of the prior's standard deviation: it must drown the image."""
+FINEST = 0.01
+"""The last noise level is at most this, and at most a fifth of the data's noise seen in the image."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """`samples` (n, *batch, *image), in the units of the solved problem. `spread`: see `Recipe`."""
+
+    samples: Tensor
+    log: dict[str, Any] = field(default_factory=dict)
+    spread: float | None = 1.0
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over the samples, complex where they are."""
+        return self.samples.mean(0)
+
+    @property
+    def std(self) -> Tensor | None:
+        """Posterior standard deviation per pixel, sqrt(var Re + var Im) for complex images.
+
+        None for one sample, and for methods whose draws say nothing about uncertainty.
+        """
+        if len(self.samples) < 2 or self.spread is None:
+            return None
+        return (self.samples - self.mean).abs().square().sum(0).div(len(self.samples) - 1).sqrt() * self.spread
+
+    def __repr__(self) -> str:
+        return f"Solution({self.samples.shape[0]} x {tuple(self.samples.shape[1:])}, {self.log.get('method', '')})"
+
+
+def resolved(
+    method: str, preset: str | None, samples: int, steps: int | None, settings: dict[str, Any]
+) -> tuple[Recipe, str | None]:
+    """The recipe with preset and settings in place, and the name of the preset."""
+    found = recipe(method)
+    chosen = preset if preset is not None else found.default_preset(samples)
+    given = {**settings} if steps is None else {**settings, "steps": steps}
+    ready = found.with_preset(chosen).with_settings(given)
+    if ready.settings["steps"] < 1 or ready.settings.get("average", 1) < 1:
+        raise BadInput(f"steps = {ready.settings['steps']}, average = {ready.settings.get('average', 1)}: expected at least 1")
+    if ready.kind == "classical" and samples > 1:
+        raise NotSupported(f"method {method} has no randomness: samples of it would all be equal; use dds for several samples")
+    return ready, chosen
+
+
+def solve(
+    A: LinearOperator,
+    y: Tensor,
+    method: str = "dds",
+    *,
+    prior: Prior | None = None,
+    noise_std: float,
+    samples: int = 1,
+    seed: int = 0,
+    preset: str | None = None,
+    steps: int | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Solution:
+    """Samples of (or one estimate of) x given y = A x + noise; y (*batch, *A.range), x in the prior's units.
+
+    `noise_std` is per real component; 0 only for methods that need no noise level. Every setting of the recipe may be
+    given by keyword. Same seed, device and version: same samples, whatever else is in the batch.
+    """
+    if not 0 <= noise_std < float("inf"):
+        raise BadInput(f"noise_std = {noise_std}: expected 0 or a positive number, per real component")
+    ready, chosen = resolved(method, preset, samples, steps, settings)
+    likelihood = Gaussian(Scaled(A, 1 / noise_std), y / noise_std) if noise_std > 0 else Gaussian(A, y)
+    batch = y.shape[: y.ndim - len(A.range)]
+    keys = list(range(max(1, int(torch.Size(batch).numel()))))
+    solution = run_recipe(ready, likelihood, prior, noisy=noise_std > 0, samples=samples, seed=seed, keys=keys, progress=progress)
+    solution.log.update({"method": method, "preset": chosen, "noise_std": noise_std, "seed": seed})
+    return solution
+
+
+@torch.no_grad()
+def run_recipe(
+    ready: Recipe,
+    likelihood: Likelihood,
+    prior: Prior | None,
+    *,
+    noisy: bool,
+    samples: int,
+    seed: int,
+    keys: Sequence[object],
+    progress: Progress | None = None,
+) -> Solution:
+    """Runs a resolved recipe. `keys` name the batch items (slices): each owns its stream of noise."""
+    if "noise" in ready.needs and not noisy:
+        raise BadInput(f"method {ready.name} weighs data against prior by the noise: --set noise_std= a positive number")
+    if "prior" in ready.needs and prior is None:
+        raise BadInput(f"method {ready.name} needs a prior: give one (--prior NAME)")
+    start = time.monotonic()
+    y = likelihood.y
+    axes = len(likelihood.domain)
+    batch = tuple(y.shape[: y.ndim - _data_axes(likelihood)])
+    dtype = _image_dtype(y, prior)
+    average = int(ready.settings.get("average", 1))
+    draws = samples * average if ready.kind != "classical" else 1
+    x = torch.zeros(draws, *batch, *likelihood.domain, dtype=dtype, device=y.device)
+    draw = seeded_draw(seed, [(s, k) for s in range(draws) for k in keys], x.shape[: x.ndim - axes])
+    n_steps = int(ready.settings["steps"])
+
+    def report(n: int, step: Step) -> None:
+        if progress is not None:
+            progress(n, n_steps, ready.name)
+
+    finished = run(_steps(ready, likelihood, prior, x, n_steps, draw), limit=n_steps, progress=report)
+    found = finished.x.reshape(samples, average, *finished.x.shape[1:]).mean(1) if draws > 1 else finished.x
+    log = {
+        "settings": {k: v for k, v in ready.settings.items()},
+        "steps_done": finished.n_steps,
+        "stopped": finished.reason,
+        "chi2": [round(float(c), 4) for c in likelihood.chi2(found).flatten()] if noisy else None,
+        "seconds": round(time.monotonic() - start, 3),
+    }
+    return Solution(found, log, ready.spread)
+
+
+def _steps(ready: Recipe, likelihood: Likelihood, prior: Prior | None, x: Tensor, n_steps: int, draw: Any) -> Any:
+    if ready.iteration is not None:
+        return ready.iteration(prior, likelihood, x, x.new_zeros(1), draw, **ready.settings_for(ready.iteration))
+    assert ready.consistency is not None and ready.sampler is not None and prior is not None
+    low, high = noise_range(likelihood, prior)
+    sigmas = ready.schedule(n_steps, high, low)
+    both = ready.consistency(prior, likelihood, **ready.settings_for(ready.consistency))
+    return ready.sampler(both, sigmas[0] * draw(x), sigmas, draw, **ready.settings_for(ready.sampler))
+
+
+def noise_range(likelihood: Likelihood, prior: Prior) -> tuple[float, float]:
+    """The last and first noise level: fine enough for the data's noise, coarse enough to drown the image."""
+    smallest, largest = prior.sigma_range
+    size = norm(likelihood.A, like=likelihood.back) if isinstance(likelihood, Gaussian) else 1.0
+    low = max(smallest, min(FINEST, 0.2 / size)) if size > 0 else FINEST
+    return low, max(min(largest, START * prior.data_std), 2 * low)
+
+
+def _data_axes(likelihood: Likelihood) -> int:
+    return len(likelihood.A.range) if isinstance(likelihood, Gaussian) else likelihood.y.ndim
+
+
+def _image_dtype(y: Tensor, prior: Prior | None) -> torch.dtype:
+    if prior is None:
+        return y.dtype
+    return complex_dtype(y.dtype) if prior.field == "complex" else real_dtype(y.dtype)
