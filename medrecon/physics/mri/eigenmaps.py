@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medrecon.compute import GIB, chunk_length
+from medrecon.compute import chunk_length, memory_budget
 
 COARSE = 4  # pixels between coarse grid points
 STEPS = 3  # power steps on the fine grid
 TOLERANCE = 2e-3  # accepted residual |G v - mu v| / mu
 CLOSE = 0.9  # ratio of the first two eigenvalues beyond which only `eigh` is trusted
-CACHE = 12 << 20  # bytes: on a CPU a chunk that stays in the cache is fastest
+CACHE = 12 << 20  # bytes: on a CPU a chunk that stays in the cache is fastest,
+LAUNCH = 256 << 20  # on a GPU a large one, as each chunk costs launches
 
 
 class Field(Protocol):
@@ -56,19 +57,14 @@ class Eigenmaps:
     redone: int
 
 
-def default_budget(device: torch.device) -> int:
-    """Bytes for one chunk: cache-sized on a CPU, large on a GPU, whose launches cost more than its memory."""
-    return CACHE if device.type == "cpu" else GIB // 4
-
-
 def dominant(field: Field, *, floor: float, budget: int | None = None) -> Eigenmaps:
     """The dominant eigenvector and eigenvalue of each pixel.
 
+    `budget`: bytes for one chunk of rows, by default from free memory.
     Certified where the eigenvalue exceeds `floor`; below, the vectors are whatever the power steps left (in the
     background, where they mean nothing).
     """
     ny, nx = field.shape
-    budget = default_budget(field.reference.device) if budget is None else budget
     start, coarse = _coarse(field, floor, budget)
     start = _upsample(start, ny, nx)
     close = _upsample((coarse[1] > CLOSE * coarse[0])[..., None].to(start.real.dtype), ny, nx)[..., 0] > 0
@@ -86,7 +82,6 @@ def dominant(field: Field, *, floor: float, budget: int | None = None) -> Eigenm
 def leading(field: Field, sets: int, *, budget: int | None = None) -> Eigenmaps:
     """The first `sets` eigenvectors and eigenvalues of each pixel, by `eigh` everywhere."""
     ny, nx = field.shape
-    budget = default_budget(field.reference.device) if budget is None else budget
     columns = torch.arange(nx, device=field.reference.device)
     vectors, values = [], []
     for rows in torch.arange(ny, device=columns.device).split(_rows_per_chunk(field, nx, budget)):
@@ -98,13 +93,15 @@ def leading(field: Field, sets: int, *, budget: int | None = None) -> Eigenmaps:
     return Eigenmaps(torch.cat(vectors, 1), every, first_two, ny * nx)
 
 
-def _rows_per_chunk(field: Field, columns: int, budget: int) -> int:
+def _rows_per_chunk(field: Field, columns: int, budget: int | None) -> int:
     # matrices, their products and what the evaluation holds: about three times the matrices
     row = 3 * columns * field.n_coils**2 * field.reference.element_size()
-    return chunk_length(row, budget, field.shape[0])
+    device = field.reference.device
+    best = CACHE if device.type == "cpu" else LAUNCH
+    return min(chunk_length(row, memory_budget(device, budget), field.shape[0]), max(1, best // row))
 
 
-def _coarse(field: Field, floor: float, budget: int) -> tuple[Tensor, Tensor]:
+def _coarse(field: Field, floor: float, budget: int | None) -> tuple[Tensor, Tensor]:
     """On every 4th pixel, corners included: phased dominant vectors (cy, cx, coil), first two eigenvalues (2, cy, cx)."""
     ny, nx = field.shape
     iy, ix = (torch.linspace(0, n - 1, -(-n // COARSE) + (n > 1)).round().long().to(field.reference.device) for n in (ny, nx))
