@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrecon.io.dicom_values import IMPLEMENTATION_UID, code, conformed, item
-from medrecon.io.facts import SOURCE_IMAGES
+from medrecon.io.facts import ACQUISITION, PATIENT, SOURCE_IMAGES, STUDY
 from medrecon.io.patient_frame import Planes
 from medrecon.io.pixels import decimal_string
 
@@ -85,16 +85,19 @@ def instance(sop_class: str, sop_uid: str, version: str) -> Any:
 
 
 def fitting(facts: Facts) -> dict[str, Any]:
-    """The facts that DICOM can hold, in its forms; the others are left out, and named in a warning without their values."""
+    """The facts that a derived image takes over, in DICOM's forms; those that do not fit are named in a warning, without their values."""
     fitted, lost = {}, []
-    for keyword, value in facts.items():
-        if keyword == SOURCE_IMAGES:
-            fitted[keyword] = value
-        elif value not in (None, "", [], ()):
-            fitted[keyword] = conformed(keyword, value)
-            if fitted[keyword] is None:
-                lost.append(keyword)
-                del fitted[keyword]
+    for keyword in (*PATIENT, *STUDY, *ACQUISITION):
+        value = facts.get(keyword)
+        if value is None or value in ("", [], ()):
+            continue
+        fit = conformed(keyword, value)
+        if fit is None:
+            lost.append(keyword)
+        else:
+            fitted[keyword] = fit
+    if SOURCE_IMAGES in facts:
+        fitted[SOURCE_IMAGES] = facts[SOURCE_IMAGES]
     if lost:
         log.warning("left out of the DICOM series, since their values do not fit: %s", ", ".join(sorted(lost)))
     return fitted

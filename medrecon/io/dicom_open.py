@@ -16,7 +16,6 @@ from medrecon.files import check_readable
 DEFLATED = ("1.2.840.10008.1.2.1.99",)
 INFLATED_FLOOR = 16 << 20  # bytes that any deflated file may become
 INFLATED_RATIO = 100  # real images deflate by less than ten
-DICOMDIR = "1.2.840.10008.1.3.10"
 
 
 def is_dicom(path: Path) -> bool:
@@ -56,11 +55,19 @@ def opened(path: Path, pixels: bool = False) -> Any:
 
 
 def images(path: Path) -> Iterator[tuple[Path, Any]]:
-    """(file, header) of every image in a folder or file; file-set directories and objects without pixels are passed over."""
+    """(file, header) of every image in a folder or file; objects of classes without pixels (reports, directories) are passed over.
+
+    A file that ends before its class or, for an image class, before its size raises: passed over, it would be a silent gap.
+    """
+    from pydicom.uid import UID
+
     for file in dicom_files(path):
         dataset = opened(file)
-        if "Rows" in dataset and str(dataset.get("SOPClassUID", "")) != DICOMDIR:
+        kind = UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", dataset.get("SOPClassUID", ""))))
+        if "Rows" in dataset:
             yield file, dataset
+        elif not kind or "Image Storage" in kind.name:
+            raise BadInput(f"{file}: its header ends before the image size: damaged or cut short; copy or export it again")
 
 
 def first_image(path: Path) -> Any:

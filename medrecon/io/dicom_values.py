@@ -54,9 +54,11 @@ def code(value: str, scheme: str, meaning: str) -> list[Any]:
 
 def conformed(keyword: str, value: Any) -> Any:
     """The value as DICOM takes it for this keyword (ISO dates and times lose their marks), or None where it cannot fit."""
-    from pydicom.datadict import dictionary_VR
+    from pydicom.datadict import dictionary_VM, dictionary_VR
 
     values = list(value) if isinstance(value, list | tuple) else [value]
+    if len(values) > 1 and dictionary_VM(keyword) == "1":
+        return None
     fitted = [_fitted(dictionary_VR(keyword), keyword, one) for one in values]
     if any(one is None for one in fitted):
         return None
