@@ -62,7 +62,7 @@ def write_scan(scan: MRIScan, path: str | os.PathLike[str], *, force: bool = Fal
     crop = scan.crop or (ny, nx)
     with atomic_file(path, force) as temporary, h5py.File(temporary, "w") as file:
         # zeros of unsampled columns are worth compressing, noise is not
-        packing: dict[str, Any] = {} if is_full else {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+        packing: dict[str, Any] = {} if is_full else {"compression": "gzip", "compression_opts": 1}
         kspace = file.create_dataset("kspace", (n_slices, n_coils, nx, ny), np.complex64, chunks=(1, 1, nx, ny), **packing)
         target = file.create_dataset("reconstruction_rss", (n_slices, crop[1], crop[0]), np.float32) if is_full else None
         largest, energy = 0.0, 0.0

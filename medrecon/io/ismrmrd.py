@@ -84,7 +84,7 @@ def read(
         image_axes=3 if is_3d else 2,
         crop=place.crop,
         noise=_noise(target, group, heads, noise, image, header, lines),
-        calib=_calib(target, group, heads, calibration, used, place, flags, flip, where),
+        calib=_calib(target, group, heads, calibration, used, place, flags, flip, lines.n_coils, where),
     )
 
 
@@ -215,6 +215,7 @@ def _calib(
     place: Placement,
     flags: Mapping[str, int],
     flip: bool,
+    n_coils: int,
     where: str,
 ) -> LineSlices | None:
     if lines.size == 0:
@@ -224,7 +225,10 @@ def _calib(
         raise BadInput(
             f"{where}: the calibration lines cover the slices {_few(sorted(numbers))}, the image has {_few(sorted(place.slices))}"
         )
-    return LineSlices.of(path, group, placed_lines(heads, lines, encoding, place.slices, flags, flip, f"{where} (calibration)"))
+    placed = placed_lines(heads, lines, encoding, place.slices, flags, flip, f"{where} (calibration)")
+    if placed.n_coils != n_coils:
+        raise BadInput(f"{where}: the calibration lines have {placed.n_coils} coils, the image has {n_coils}")
+    return LineSlices.of(path, group, placed)
 
 
 def _noise(

@@ -37,10 +37,10 @@ class LoopArray:
         rows = torch.linspace(float(y[0]), float(y[-1]), COARSE, dtype=torch.float64)
         columns = torch.linspace(float(x[0]), float(x[-1]), COARSE, dtype=torch.float64)
         field = self._field(z, rows, columns)
-        parts = torch.stack([field.real, -field.imag], 1)
+        parts = torch.stack([field.real, -field.imag], 1).float()
         fine = functional.interpolate(parts, (len(y), len(x)), mode="bicubic", align_corners=True)
         maps = torch.complex(fine[:, 0], fine[:, 1])
-        return (maps / maps.abs().square().sum(0).sqrt()).to(torch.complex64)
+        return maps / maps.abs().square().sum(0).sqrt()
 
     def _field(self, z: float, y: Tensor, x: Tensor) -> Tensor:
         """Bx + i By (coil, y, x), in arbitrary units: sum of dl x r / |r|^3 over the wires."""
