@@ -17,15 +17,14 @@ from medrecon.errors import BadInput, NotSupported
 from medrecon.files import atomic_folder, check_target
 from medrecon.io import dicom_modules as modules
 from medrecon.io.dicom_values import digest, facts_of, uid
-from medrecon.io.facts import PATIENT, SOURCE_IMAGES, STUDY, UNPLACED, method_words
+from medrecon.io.facts import IDENTIFYING, PATIENT, SOURCE_IMAGES, STUDY, UNPLACED, input_digests, method_words
 from medrecon.io.patient_frame import Planes, planes_of
 from medrecon.io.pixels import HOUNSFIELD, Scaling, decimal_string, finite_array, unsigned_scaling
 from medrecon.volume import Volume
 
 log = logging.getLogger("medrecon")
 
-IDENTIFYING = ("method", "preset", "prior", "settings", "steps", "seed", "samples", "versions")
-"""The parts of a provenance that make two results two; a run time, say, does not."""
+IMAGE_NUMBER, CONTENT_NUMBER = 9001, 9002  # series numbers of images, and of maps that go with them
 
 
 def writes(path: Path) -> bool:
@@ -41,7 +40,7 @@ def write(
     like: str | os.PathLike[str] | None = None,
     anonymous: bool = False,
     description: str = "",
-    series_number: int = 9001,
+    series_number: int | None = None,
 ) -> list[Path]:
     """The files 00001.dcm, ... of one derived series in the new folder `path`, there whole or not at all.
 
@@ -56,7 +55,8 @@ def write(
     kind = _kind(volume)
     volume = _with_facts(volume, like, anonymous)
     array = finite_array(volume.magnitude, target)
-    series = _Series.of(volume, array, kind, description, series_number, anonymous)
+    number = series_number or (CONTENT_NUMBER if "content" in volume.provenance else IMAGE_NUMBER)
+    series = _Series.of(volume, array, kind, description, number, anonymous)
     names = []
     with atomic_folder(target, force) as folder:
         for index in range(series.n_images):
@@ -111,7 +111,7 @@ class _Series:
         words += [
             description or " ".join(filter(None, (str(facts.get("SeriesDescription", "")), "medrecon", method_words(volume.provenance))))
         ]
-        inputs = sorted(str(record.get("sha256")) for record in volume.provenance.get("inputs", ()))
+        inputs = input_digests(volume.provenance)
         image = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
         scan = digest(inputs) if inputs else image
         study = facts.get("StudyInstanceUID") or uid("study", scan)
@@ -232,7 +232,7 @@ def _with_facts(volume: Volume, like: str | os.PathLike[str] | None, anonymous: 
 def _derivation(volume: Volume) -> str:
     """Method, prior, steps and seed in words; never a name of a file."""
     parts = ["medrecon"]
-    for key in ("method", "preset", "prior", "steps", "seed", "samples"):
+    for key in ("method", "content", "preset", "prior", "steps", "seed", "samples"):
         value = volume.provenance.get(key)
         if isinstance(value, str | int | float) and "/" not in str(value) and "\\" not in str(value):
             parts.append(f"{key} {value}")

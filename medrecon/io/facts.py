@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,9 @@ ACQUISITION = (
 UNPLACED = "ORIENTATION UNKNOWN"
 """How the descriptions of files begin whose place in the patient is not known; readers take them at their word."""
 
+IDENTIFYING = ("method", "preset", "prior", "steps", "seed", "samples", "content", "versions", "settings")
+"""The parts of a provenance that make two results two, beside their inputs; a run time, say, does not."""
+
 SOURCE_IMAGES = "SourceImageSequence"
 """[[SOP class UID, SOP instance UID], ...] of the images a volume was read from, one for each plane."""
 
@@ -77,7 +80,11 @@ def input_record(name: str, files: Iterable[Path]) -> dict[str, str]:
     return {"name": name, "sha256": joined}
 
 
-def method_words(provenance: Any) -> str:
-    """The method of a reconstruction, or an empty string: what descriptions say after "medrecon"."""
-    method = provenance.get("method")
-    return method if isinstance(method, str) else ""
+def input_digests(provenance: Mapping[str, Any]) -> list[str]:
+    """The SHA-256 of what a result was made from, sorted; never a name."""
+    return sorted(str(record["sha256"]) for record in provenance.get("inputs", ()) if "sha256" in record)
+
+
+def method_words(provenance: Mapping[str, Any]) -> str:
+    """The method of a reconstruction, and what it shows if that is not the image: what descriptions say after "medrecon"."""
+    return " ".join(word for key in ("method", "content") if isinstance(word := provenance.get(key), str))

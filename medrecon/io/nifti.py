@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from medrecon.compute import free_memory
 from medrecon.errors import BadInput, NotSupported, OutOfMemory
 from medrecon.files import atomic_file, check_readable, check_size, check_target
-from medrecon.io.facts import ACQUISITION, UNPLACED, input_record, method_words
+from medrecon.io.facts import ACQUISITION, IDENTIFYING, UNPLACED, input_digests, input_record, method_words
 from medrecon.io.patient_frame import shear_gap
 from medrecon.io.pixels import finite_array
 from medrecon.volume import Grid, Volume
@@ -27,6 +29,7 @@ log = logging.getLogger("medrecon")
 SCANNER, ALIGNED = 1, 2  # NIFTI_XFORM_SCANNER_ANAT, NIFTI_XFORM_ALIGNED_ANAT
 MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001}
 NIFTI1_LONGEST_AXIS = 32767
+OURS = re.compile(r"^(ORIENTATION UNKNOWN )?medrecon \S+ \((?P<modality>\w+), (?P<units>[^)]+)\)")
 DEFLATE_LIMIT = 1032.0  # no deflate stream can inflate by more
 
 
@@ -38,11 +41,12 @@ def recognises(path: Path) -> bool:
 writes = recognises
 
 
-def read(path: Path, *, modality: str = "MR") -> Volume:
+def read(path: Path, *, modality: str | None = None) -> Volume:
     """The volume of a NIfTI file: float32 or complex64, (..., z, y, x), trailing NIfTI axes leading.
 
     The place is the sform if it has a code and is not singular, else the qform, else unknown. `modality`: what the
-    numbers are, which NIfTI does not say. Raises `BadInput` for damaged files, `NotSupported` for colour images.
+    numbers are ("MR", "CT"), which NIfTI does not say; our own files say it in their description, others are taken
+    for MR. Raises `BadInput` for damaged files, `NotSupported` for colour images.
     """
     image, volume = _opened(path, modality)
     kind = np.dtype(np.complex64 if volume.image.is_complex() else np.float32)
@@ -53,10 +57,10 @@ def read(path: Path, *, modality: str = "MR") -> Volume:
         array = np.asarray(image.dataobj, dtype=kind)
     data = torch.from_numpy(np.ascontiguousarray(array.T)).reshape(volume.image.shape)
     provenance = {"inputs": [input_record(path.name, [path])]}
-    return Volume(data, volume.grid, modality=modality, units=volume.units, provenance=provenance)
+    return replace(volume, image=data, provenance=provenance)
 
 
-def header(path: Path, *, modality: str = "MR") -> Volume:
+def header(path: Path, *, modality: str | None = None) -> Volume:
     """The volume without its voxels (an image on the meta device)."""
     return _opened(path, modality)[1]
 
@@ -74,7 +78,7 @@ def write(
 
     qform and sform have code 1 (scanner) when the orientation is known. When it is not they have code 2, the description
     says so and a warning is logged. A sheared grid has no qform. `sidecar`: a BIDS-like .json beside it with acquisition
-    facts, never the patient's, and provenance; `anonymous` drops the acquisition facts and the names of inputs too.
+    facts, never the patient's, and provenance; `anonymous` drops the acquisition facts, settings and names of inputs too.
     Raises `BadInput` for NaN, `OutputExists` without `force`.
     """
     target = check_target(path, force)
@@ -93,7 +97,7 @@ def write(
     return [target, notes]
 
 
-def _opened(path: Path, modality: str) -> tuple[Any, Volume]:
+def _opened(path: Path, modality: str | None) -> tuple[Any, Volume]:
     """The nibabel image and the volume without voxels, after the sizes in the header were checked against the file."""
     import nibabel
 
@@ -112,7 +116,10 @@ def _opened(path: Path, modality: str) -> tuple[Any, Volume]:
     check_size(str(path), shape, kind.itemsize, path.stat().st_size, DEFLATE_LIMIT if packed else 1.0)
     spatial = (*shape, 1, 1, 1)[: max(3, len(shape))]
     empty = torch.empty(spatial[::-1], dtype=torch.complex64 if kind.kind == "c" else torch.float32, device="meta")
-    return image, Volume(empty, _grid(image.header, empty.shape[-3:]), modality=modality, units="HU" if modality == "CT" else "arbitrary")
+    said = OURS.search(_description(image.header))
+    kind_of = modality or (said["modality"] if said else "MR")
+    units = said["units"] if said and kind_of == said["modality"] else "HU" if kind_of == "CT" else "arbitrary"
+    return image, Volume(empty, _grid(image.header, empty.shape[-3:]), modality=kind_of, units=units)
 
 
 def _grid(fields: Any, shape: tuple[int, ...]) -> Grid:
@@ -122,7 +129,7 @@ def _grid(fields: Any, shape: tuple[int, ...]) -> Grid:
     for affine in (_coded(fields, "get_sform"), _coded(fields, "get_qform")):
         if affine is not None:
             affine[:3] *= scale
-            unplaced = bytes(fields["descrip"].tobytes()).startswith(UNPLACED.encode())
+            unplaced = _description(fields).startswith(UNPLACED)
             return Grid((depth, height, width), affine, "unknown" if unplaced else "known")
     steps = [abs(float(step)) * scale for step in fields["pixdim"][1:4]]
     dx, dy, dz = (step if np.isfinite(step) and step > 0 else 1.0 for step in steps)
@@ -143,6 +150,10 @@ def _coded(fields: Any, which: str) -> NDArray[np.float64] | None:
     if steps.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / steps)) < 1e-6:
         return None
     return np.array(affine, np.float64)
+
+
+def _description(fields: Any) -> str:
+    return bytes(fields["descrip"].tobytes()).rstrip(b"\0").decode("ascii", "replace")
 
 
 def _length_unit(fields: Any) -> str:
@@ -171,7 +182,9 @@ def _image(volume: Volume, array: NDArray[Any]) -> Any:
         image.header["pixdim"][1:4] = volume.spacing[::-1]
     words = [] if known else [UNPLACED]
     image.header["descrip"] = (
-        " ".join([*words, "medrecon", medrecon.__version__, method_words(volume.provenance)]).strip().encode("ascii", "replace")[:79]
+        " ".join([*words, "medrecon", medrecon.__version__, f"({volume.modality}, {volume.units})", method_words(volume.provenance)])
+        .strip()
+        .encode("ascii", "replace")[:79]
     )
     return image
 
@@ -184,7 +197,9 @@ def _sidecar(volume: Volume, anonymous: bool) -> dict[str, Any]:
             facts[key] = facts[key] / 1000
     provenance = dict(volume.provenance)
     if anonymous:
-        provenance["inputs"] = [{"sha256": record["sha256"]} for record in provenance.get("inputs", ()) if "sha256" in record]
+        # Settings may name files, and files patients.
+        provenance = {key: provenance[key] for key in IDENTIFYING if key in provenance and key != "settings"}
+        provenance["inputs"] = [{"sha256": digest} for digest in input_digests(volume.provenance)]
     return {
         **facts,
         "Modality": volume.modality,

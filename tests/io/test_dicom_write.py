@@ -185,6 +185,18 @@ def test_uids_depend_on_the_result_and_not_on_the_place_it_is_written_to(tmp_pat
     assert headers(tmp_path / "two")[0].SeriesInstanceUID != headers(tmp_path / "three")[0].SeriesInstanceUID
 
 
+def test_map_of_the_deviation_is_not_taken_for_the_image(tmp_path: Path) -> None:
+    provenance = {"inputs": [{"name": "scan.h5", "sha256": "ab"}], "method": "dds"}
+    dicom_write.write(placed(provenance=provenance), tmp_path / "image")
+    dicom_write.write(placed(provenance={**provenance, "content": "standard deviation of |image|"}), tmp_path / "std")
+    image, std = headers(tmp_path / "image")[0], headers(tmp_path / "std")[0]
+    assert "standard deviation" in std.SeriesDescription
+    assert "standard deviation" in std.DerivationDescription
+    assert std.SeriesNumber != image.SeriesNumber
+    assert std.SeriesInstanceUID != image.SeriesInstanceUID
+    assert std.StudyInstanceUID == image.StudyInstanceUID
+
+
 def test_unknown_orientation_is_said_and_stays_unknown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     volume = volume_of(placed().image, (3.0, 1.1, 0.9), FrameOfReferenceUID="1.2.840.99.2", PatientPosition="HFS")
     with caplog.at_level(logging.WARNING, "medrecon"):

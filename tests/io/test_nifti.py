@@ -59,6 +59,15 @@ def test_complex_image_is_magnitude_unless_asked(tmp_path: Path) -> None:
     assert torch.equal(nifti.read(tmp_path / "c.nii").image, volume.image)
 
 
+@pytest.mark.parametrize(("modality", "units"), [("CT", "HU"), ("MR", "arbitrary"), ("MR", "Hz")])
+def test_our_files_say_what_the_numbers_are(tmp_path: Path, modality: str, units: str) -> None:
+    nifti.write(placed(modality=modality, units=units), tmp_path / "a.nii")
+    back = nifti.read(tmp_path / "a.nii")
+    assert (back.modality, back.units) == (modality, units)
+    other = nifti.read(tmp_path / "a.nii", modality="CT")
+    assert (other.modality, other.units) == ("CT", "HU")
+
+
 def test_leading_axis_becomes_the_fourth_of_nifti(tmp_path: Path) -> None:
     volume = placed()
     volume = replace(volume, image=torch.stack([volume.image, 2 * volume.image]))
@@ -102,7 +111,12 @@ def test_same_volume_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_no_patient_in_header_or_sidecar(tmp_path: Path) -> None:
     facts = {"PatientName": "Doe^Jane", "PatientID": "77-1234", "EchoTime": 12.5, "MagneticFieldStrength": 3.0}
-    provenance = {"inputs": [{"name": "doe_jane.h5", "sha256": "ab"}], "method": "dds"}
+    provenance = {
+        "inputs": [{"name": "doe_jane.h5", "sha256": "ab"}],
+        "method": "dds",
+        "settings": {"maps": "doe_maps.npy"},
+        "source": "doe.h5",
+    }
     files = nifti.write(placed(facts=facts, provenance=provenance), tmp_path / "a.nii", sidecar=True, anonymous=True)
     assert files == [tmp_path / "a.nii", tmp_path / "a.json"]
     content = b"".join(file.read_bytes() for file in files).lower()
