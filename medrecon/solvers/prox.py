@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from medrecon.errors import BadInput
-from medrecon.iterate import run
 from medrecon.linop.operator import Spectrum
-from medrecon.solvers.krylov import cg, shifted
+from medrecon.solvers.implicit import solve
+from medrecon.solvers.krylov import shifted
 from medrecon.tensors import real_dtype
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def gaussian_prox(likelihood: Gaussian, v: Tensor, rho: Tensor | float, *, steps
 
     rho > 0 is a number or (*batch, 1, ..., 1). Exact where A offers its spectrum; else at most `steps` conjugate
     gradients from v, until the residual is `tolerance` of |A^H y + rho v|. v may have more leading axes than y.
+    Differentiable in y, v and rho.
     """
     if not isinstance(rho, Tensor) and rho <= 0:
         raise BadInput(f"the proximal step needs rho > 0, got {rho}: use least squares for rho = 0")
@@ -32,7 +33,7 @@ def gaussian_prox(likelihood: Gaussian, v: Tensor, rho: Tensor | float, *, steps
         return x if target.is_complex() or not x.is_complex() else x.real
     if steps < 1:
         return v
-    return run(cg(shifted(likelihood.normal, weight), target, v, tolerance=tolerance), limit=steps).x
+    return solve(shifted(likelihood.normal, weight), target, v, steps=steps, tolerance=tolerance)
 
 
 def _by_spectrum(spectrum: Spectrum, target: Tensor, rho: Tensor | float, axes: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from medrecon.linop.laws import random
 from medrecon.solvers.implicit import solve
 from medrecon.solvers.krylov import shifted
+from medrecon.solvers.likelihood import Gaussian
 from tests.solvers.systems import Matrix
 
 C128 = torch.complex128
@@ -33,3 +34,14 @@ def test_the_solution_is_differentiable_in_the_operator() -> None:
         return solve(shifted(Matrix(matrix).normal, 0.3), b, **EXACT)
 
     assert torch.autograd.gradcheck(solution, (matrix, b))
+
+
+def test_the_proximal_step_is_differentiable_in_image_data_and_weight() -> None:
+    A = Matrix(random((7, 5), C128, "A"))
+    y, v = random((2, 7), C128, "y").requires_grad_(), random((2, 5), C128, "v").requires_grad_()
+    rho = torch.tensor([[0.5], [2.0]], dtype=torch.float64).requires_grad_()
+
+    def step(y: Tensor, v: Tensor, rho: Tensor) -> Tensor:
+        return Gaussian(A, y).prox(v, rho, **EXACT)
+
+    assert torch.autograd.gradcheck(step, (y, v, rho))
