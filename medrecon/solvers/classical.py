@@ -95,11 +95,11 @@ def automatic_weight(largest: Tensor, factor: float) -> Tensor:
 
     Why |A|: the likelihood is whitened, so A^H y carries noise of about |A| per real component in well-sampled
     directions, and a penalty must exceed the noise of the gradient to act. It also makes the result independent of the
-    image's unit. How the factors were found: 8-coil k-space simulated from 256 x 256 brain slices of five subjects,
-    random lines at x4 and x8 (8 % and 4 % centre), signal-to-noise 20, 30 and 40 dB, 80 to 100 steps, weights on a grid of
+    image's unit. How the factors were found: 8-coil k-space simulated from 256 x 256 brain slices of four subjects,
+    random lines at x4 and x8 (8 % and 4 % centre), signal-to-noise 30 dB (one also 20 and 40), 80 to 100 steps, weights on a grid of
     powers of 2 against the PSNR of the magnitude. The best weights in units of |A| spread over 0.1 to 1 for wavelets and
     0.5 to 1.5 (40 dB, x8: 3) for total variation; 0.5 and 0.8 lose at most 0.3 dB of the best weight at 20 and 30 dB
-    and at most 0.5 dB at 40 dB; on other slices and masks of these subjects at 30 dB the loss was again at most 0.3 dB.
+    and at most 0.5 dB at 40 dB; with other masks, phases and one more subject at 30 dB the loss was again at most 0.3 dB.
     Rejected: a share of max |A^H y| (its best value moved by a factor of 50 for wavelets and 7 for total variation over
     these cases) and the discrepancy principle, chi^2 = 1 (wavelets up to 0.6 dB below the best).
     """
