@@ -92,7 +92,7 @@ def with_session(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def wrapper(*args: Any, json: bool, verbose: int, quiet: bool, debug: bool, config: Path | None, **options: Any) -> None:
         session = Session(function.__name__, json, quiet, verbose, debug)
-        with session.catching_warnings():
+        with session.listening():
             try:
                 function(session, *args, **options)
             except (Exception, KeyboardInterrupt) as error:

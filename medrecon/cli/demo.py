@@ -18,19 +18,18 @@ def demo(
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write in.")] = Path("medrecon-demo"),
     listed: Annotated[bool, typer.Option("--list", help="List the data sets that can be downloaded.")] = False,
+    checksum: Annotated[str | None, typer.Option("--sha256", help="What the download must have.", show_default="as listed")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Only look for an earlier download.")] = False,
     force: Force = False,
 ) -> None:
     """Make the demo scan, or download a named public one."""
-    from medrecon.study import demo as demos
+    from medrecon.study.demo import demo_scan, download, registry
 
     if listed:
-        session.result = demos.registry()
-        session.table(
-            ("name", "licence", "what"), [(key, entry.get("licence"), entry.get("what")) for key, entry in session.result.items()]
-        )
+        session.result = registry()
+        session.table(("name", "licence", "what"), [(key, entry["licence"], entry["what"]) for key, entry in session.result.items()])
         return
     session.settings = {"name": name}
-    path = demos.demo_scan(output, force=force) if name is None else demos.download(name, output)
+    path = demo_scan(output, force=force) if name is None else download(name, output, checksum=checksum, offline=offline)
     session.outputs = [path]
     session.say(f"wrote {path}")
-    session.note(f"next: medrecon recon {path} -o brain.nii.gz --method l1_wavelet --report report.html")

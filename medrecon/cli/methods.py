@@ -26,9 +26,7 @@ def methods(
     if markdown:
         session.say(markdown_page(known))
     elif name is None:
-        session.table(
-            ("method", "kind", "needs", "presets", "summary"),
-            [(m, *(k[c] for c in ("kind", "needs", "presets", "summary"))) for m, k in known.items()],
-        )
+        rows = [(method, entry["kind"], entry["needs"], list(entry["presets"]), entry["summary"]) for method, entry in known.items()]
+        session.table(("method", "kind", "needs", "presets", "summary"), rows)
     else:
         session.facts(known[name])

@@ -12,7 +12,7 @@ from pathlib import Path
 from medrecon.errors import BadInput, OutputExists
 from medrecon.files import check_target
 
-SUFFIXES = (".nii.gz", ".nii", ".h5", ".npy", ".npz", ".png")
+SUFFIXES = (".nii.gz", ".nii", ".h5", ".hdf5", ".npy", ".npz", ".png")
 """What makes a name a file; any other is a folder of DICOM files."""
 
 
@@ -34,19 +34,9 @@ def check_targets(targets: Sequence[Path], force: bool) -> None:
         check_target(target, force)
         writable(target)
         if target.is_dir():
-            _check_series(target)
+            from medrecon.io.dicom_write import check_replaceable
 
-
-def _check_series(folder: Path) -> None:
-    """--force replaces a whole folder, so it must hold nothing but a series: never a home folder given by mistake."""
-    for path in folder.iterdir():
-        if path.is_dir() or not _is_dicom(path):
-            raise BadInput(f"{folder}: --force replaces a folder only if all in it is DICOM, and {path.name} is not: choose another folder")
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+            check_replaceable(target)
 
 
 def writable(target: Path) -> None:

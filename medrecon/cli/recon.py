@@ -49,6 +49,11 @@ def recon(
         str | None, typer.Option("--save", help="Which of mean, std, samples to write.", show_default="mean, and std if --samples > 1")
     ] = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="R.html", help="Also write a report, one file without links.")] = None,
+    like: Annotated[
+        Path | None, typer.Option("--like", metavar="DICOM", help="Join the study of this DICOM file.", show_default=False)
+    ] = None,
+    anonymous: Annotated[bool, typer.Option("--anonymous", help="Write no patient or study attributes.")] = False,
+    complex_: Annotated[bool, typer.Option("--complex", help="Keep the phase in NIfTI files.")] = False,
     dry_run: DryRun = False,
     force: Force = False,
 ) -> None:
@@ -56,7 +61,8 @@ def recon(
     from medrecon.compute import parse_bytes
 
     targets = _targets(output, _wanted(save, samples))
-    check_targets([target for _, target in targets] + ([report] if report else []), force)
+    everything = list(dict.fromkeys([target for _, target in targets] + ([report] if report else [])))
+    check_targets(everything, force)
     own = {"nan": one_of("--nan", nan, ("error", "zero")), **settings_of(setting or [])}
     memory = parse_bytes(max_memory) if max_memory else None
     session.inputs = [scan]
@@ -74,14 +80,15 @@ def recon(
     if dry_run:
         from medrecon.recon.pipeline import plan
 
-        session.result = {**plan(loaded, **arguments), "files": [str(target) for _, target in targets]}
+        session.result = {**plan(loaded, **arguments), "files": [str(path) for path in everything]}
         session.facts(session.result)
         return
     from medrecon.recon.pipeline import reconstruct
 
     with session.progress(method) as progress:
         result = reconstruct(loaded, progress=progress, **arguments)
-    _write(session, result, targets, report, force)
+    options = {"like": like, "anonymous": anonymous, "complex": complex_}
+    _write(session, result, targets, report, options, force)
     _tell(session, result)
 
 
@@ -120,7 +127,14 @@ def _load(path: Path, slices: str | None) -> Any:
     return scan.select(slices_of(slices, scan.n_slices)) if slices else scan  # type: ignore[attr-defined]
 
 
-def _write(session: Session, result: Reconstruction, targets: list[tuple[str, Path]], report: Path | None, force: bool) -> None:
+def _write(
+    session: Session,
+    result: Reconstruction,
+    targets: list[tuple[str, Path]],
+    report: Path | None,
+    options: dict[str, Any],
+    force: bool,
+) -> None:
     from medrecon import io
     from medrecon.recon.figures import montage
 
@@ -133,10 +147,16 @@ def _write(session: Session, result: Reconstruction, targets: list[tuple[str, Pa
             if target.suffix.lower() == ".png":
                 montage(volumes[word], place[target])
             elif not place[target].exists():  # draws of two outputs may share a file
-                io.write(volumes[word], place[target])
+                io.write(volumes[word], place[target], **_options_for(target, options))
         if report:
             result.report(place[report])
     session.outputs = outputs
+
+
+def _options_for(target: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Those that the target's format has: a series has a study, a NIfTI file can be complex."""
+    names = ("complex", "anonymous") if ".nii" in target.name.lower() else () if is_file_name(target) else ("like", "anonymous")
+    return {name: options[name] for name in names}
 
 
 def _volumes(result: Reconstruction) -> dict[str, Volume]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sys
@@ -99,13 +100,23 @@ class Session:
             yield _lines(title, self.note)
 
     @contextmanager
-    def catching_warnings(self) -> Iterator[None]:
-        """Python warnings meant for users become one-line warnings; those for programmers show with -v."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("default" if self.verbose else "ignore")
-            warnings.filterwarnings("always", category=UserWarning, module=r"medrecon\b")
-            warnings.showwarning = lambda message, *place, **more: self.warn(str(message))
-            yield
+    def listening(self) -> Iterator[None]:
+        """Warnings and log messages of the package become lines here; details show with -v, -vv."""
+        logger, handler = logging.getLogger("medrecon"), _Listener(self)
+        level, propagate = logger.level, logger.propagate
+        logger.addHandler(handler)
+        logger.setLevel([logging.WARNING, logging.INFO, logging.DEBUG][min(self.verbose, 2)])
+        logger.propagate = False
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("default" if self.verbose else "ignore")
+                warnings.filterwarnings("always", category=UserWarning, module=r"medrecon\b")
+                warnings.showwarning = lambda message, *place, **more: self.warn(str(message))
+                yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
 
     def object(self) -> dict[str, Any]:
         """The JSON object, schema 1."""
@@ -136,6 +147,20 @@ class Session:
         return self.exit_code
 
 
+class _Listener(logging.Handler):
+    """Passes log records on to the session."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            self.session.warn(record.getMessage())
+        else:
+            self.session.note(record.getMessage())
+
+
 def diagnosis(error: BaseException) -> tuple[str, str, str | None, int]:
     """Code, one-line message, hint and exit code of anything that ended a command."""
     message = " ".join(str(error).split())
@@ -159,9 +184,9 @@ def plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {plain(item)}" for name, item in value.items())
+        return ", ".join(f"{name} {plain(item)}" for name, item in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return ", ".join(plain(item) for item in value)
+        return ", ".join(plain(item) for item in value) or "none"
     return "-" if value is None else str(value)
 
 

@@ -37,7 +37,7 @@ def markdown_page(known: Mapping[str, Mapping[str, Any]]) -> str:
         for name, entry in known.items()
     ]
     table = "\n".join(["| method | kind | needs | summary |", "|---|---|---|---|", *rows])
-    return "\n".join([HEAD, table, *(_chapter(name, entry) for name, entry in known.items())])
+    return "\n".join([HEAD, table, *(_chapter(name, entry) for name, entry in known.items()), _preparation()])
 
 
 def _chapter(name: str, entry: Mapping[str, Any]) -> str:
@@ -51,6 +51,18 @@ def _chapter(name: str, entry: Mapping[str, Any]) -> str:
     else:
         lines.append("No settings.")
     return "\n".join(lines)
+
+
+def _preparation() -> str:
+    """What all MRI methods take, in the words of its own docstring."""
+    from dataclasses import fields
+    from inspect import getdoc
+
+    from medrecon.physics.mri.prepare import Preparation
+
+    rows = [f"| `{f.name}` | `{f.default}` |" for f in fields(Preparation) if f.name in Preparation.named()]
+    text = (getdoc(Preparation) or "").replace("<", "&lt;")
+    return "\n".join([f"\n## Preparation of MRI scans\n\nTaken by every method.\n\n{text}\n", "| setting | default |", "|---|---|", *rows])
 
 
 def _readable(value: object) -> Any:

@@ -66,6 +66,15 @@ def test_one_run_writes_several_formats_and_a_report(medrecon: Medrecon, scan_fi
     assert len(list(outputs[1].iterdir())) == 3
 
 
+def test_the_phase_is_kept_when_asked_for(medrecon: Medrecon, scan_file: Path, tmp_path: Path) -> None:
+    import nibabel
+    import numpy as np
+
+    answer = medrecon("recon", scan_file, "-o", tmp_path / "image.nii.gz", "--method", "sense", "--complex")
+    assert answer.code == 0, answer.err
+    assert np.iscomplexobj(nibabel.load(tmp_path / "image.nii.gz").dataobj)
+
+
 def refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes any reconstruction a failure of the test: the refusal must come before the work."""
     from medrecon.recon import pipeline
@@ -115,7 +124,7 @@ def test_force_never_replaces_a_folder_of_other_things(
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
     answer = medrecon("recon", scan_file, "-o", tmp_path / "home", "--force")
     assert answer.code == 2
-    assert "thesis.tex is not" in answer.err
+    assert "holds thesis.tex, which is no DICOM file" in answer.err
     assert (tmp_path / "home" / "thesis.tex").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from pathlib import Path
 
@@ -41,11 +42,21 @@ def test_a_quiet_session_shows_no_progress_but_warnings(capsys: pytest.CaptureFi
 
 def test_python_warnings_become_lines_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     session = Session("recon")
-    with session.catching_warnings():
+    with session.listening():
         warnings.warn_explicit("the scan has no noise scan", UserWarning, "x.py", 1, module="medrecon.physics")
         warnings.warn_explicit("not for users", DeprecationWarning, "x.py", 1, module="torch")
     assert session.warnings == ["the scan has no noise scan"]
     assert capsys.readouterr().err == "warning: the scan has no noise scan\n"
+
+
+def test_log_messages_become_lines_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    for verbose in (0, 1):
+        session = Session("recon", verbose=verbose)
+        with session.listening():
+            logging.getLogger("medrecon").warning("%s: orientation unknown", "a.nii")
+            logging.getLogger("medrecon").info("a detail")
+        assert session.warnings == ["a.nii: orientation unknown"]
+        assert capsys.readouterr().err == "warning: a.nii: orientation unknown\n" + "a detail\n" * verbose
 
 
 def test_json_holds_only_what_json_has() -> None:
