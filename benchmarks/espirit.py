@@ -21,12 +21,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
+# threads that wait by spinning take the core from those that work when the machine is busy; before torch starts its own
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from medrecon.linop.fourier import fft
-from medrecon.physics.mri.espirit import espirit
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from medrecon.linop.fourier import fft  # noqa: E402
+from medrecon.physics.mri.espirit import espirit  # noqa: E402
 
 COILS, SIZE, CALIB, CROP = 15, 320, 24, 0.8
 

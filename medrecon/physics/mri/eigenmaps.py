@@ -20,7 +20,7 @@ COARSE = 4  # pixels between coarse grid points
 STEPS = 3  # power steps on the fine grid
 TOLERANCE = 2e-3  # accepted residual |G v - mu v| / mu
 CLOSE = 0.9  # ratio of the first two eigenvalues beyond which only `eigh` is trusted
-CACHE = 12 << 20  # bytes: on a CPU a chunk that stays in the cache is fastest,
+CACHE = 32 << 20  # bytes: on a CPU a chunk near the size of the cache is fastest,
 LAUNCH = 256 << 20  # on a GPU a large one, as each chunk costs launches
 
 
