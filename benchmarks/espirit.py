@@ -24,12 +24,12 @@ from pathlib import Path
 # threads that wait by spinning take the core from those that work when the machine is busy; before torch starts its own
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
+import numpy as np
+import torch
+from torch import Tensor
 
-from medrecon.linop.fourier import fft  # noqa: E402
-from medrecon.physics.mri.espirit import espirit  # noqa: E402
+from medrecon.linop.fourier import fft
+from medrecon.physics.mri.espirit import espirit
 
 COILS, SIZE, CALIB, CROP = 15, 320, 24, 0.8
 
