@@ -10,18 +10,14 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medrecon.cli.progress import Progress, shown_progress
 from medrecon.errors import MedreconError
-
-Progress = Callable[[int, int, str], None]
-"""progress(done, total, text)."""
-
-SECONDS_BETWEEN_LINES = 30.0
 
 
 @dataclass
@@ -91,13 +87,8 @@ class Session:
     @contextmanager
     def progress(self, title: str) -> Iterator[Progress]:
         """A bar on a terminal, a line every 30 seconds elsewhere, nothing when quiet; always on stderr."""
-        if self.quiet:
-            yield lambda done, total, text: None
-        elif sys.stderr.isatty():
-            with _bar(title) as report:
-                yield report
-        else:
-            yield _lines(title, self.note)
+        with shown_progress(title, self.note, quiet=self.quiet) as report:
+            yield report
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -215,31 +206,6 @@ def peak_memory() -> int:
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         peak += torch.cuda.max_memory_allocated()
     return int(peak)
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=f"{title}: {text}")
-
-
-def _lines(title: str, note: Callable[[str], None]) -> Progress:
-    started = last = time.monotonic()
-
-    def report(done: int, total: int, text: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last = now
-            note(f"{title}: {text}, {done} of {total}, {now - started:.0f} s")
-
-    return report
 
 
 def _snake(name: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from medrecon.cli import session as sessions
+from medrecon.cli import progress as progresses
 from medrecon.cli.session import Session, diagnosis, jsonable, plain
 
 
@@ -19,7 +19,7 @@ def test_without_a_terminal_progress_is_a_line_every_thirty_seconds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, *range(0, 100, 10)])
-    monkeypatch.setattr(sessions.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(progresses.time, "monotonic", lambda: float(next(clock)))
     with Session("recon", started=0.0).progress("dds") as progress:
         for step in range(10):
             progress(step, 10, "sampling")
@@ -28,7 +28,7 @@ def test_without_a_terminal_progress_is_a_line_every_thirty_seconds(
 
 
 def test_a_quiet_session_shows_no_progress_but_warnings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progresses, "SECONDS_BETWEEN_LINES", 0.0)
     session = Session("recon", quiet=True)
     with session.progress("dds") as progress:
         progress(1, 2, "x")
