@@ -24,8 +24,8 @@ environment() {
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "installing medrecon[$extras] in $VENV" >&2
         # torch first and by its exact version: a range, met while resolving the rest, may pick a build for another device.
-        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$(grep '^torch==' "$ROOT/constraints.txt")" >&2 &&
-            "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c "$ROOT/constraints.txt" -e "$ROOT[$extras]" >&2 ||
+        "$VENV/bin/python" -m pip install -qq --disable-pip-version-check "$(grep '^torch==' "$ROOT/constraints.txt")" >&2 &&
+            "$VENV/bin/python" -m pip install -qq --disable-pip-version-check -c "$ROOT/constraints.txt" -e "$ROOT[$extras]" >&2 ||
             { echo "error: pip could not install medrecon[$extras]; its message is above" >&2; return 1; }
         echo "$wanted" > "$stamp"
     fi

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 HEAD = """# Methods
 
 Made by `medrecon methods --markdown > docs/methods.md` from the table in `medrecon/recon/recipes.py`; do not edit.
-Every setting can be given as `--set name=value`, or as a keyword of `medrecon.reconstruct`.
+Every setting can be given as `--set name=value`, or as a keyword of `medrecon.reconstruct`. Columns after the default are presets
+(`--preset NAME`; several samples take `sample` where there is one, else the first). Rows without code quotes are parts that a preset
+exchanges. `spread`: factor from the spread of the draws to the posterior's standard deviation; without it, draws say nothing of
+uncertainty.
 """
 
 
@@ -24,14 +27,17 @@ def catalogue(methods: Mapping[str, Recipe]) -> dict[str, dict[str, Any]]:
             "reference": recipe.reference,
             "needs": list(recipe.needs),
             "settings": {key: _readable(value) for key, value in recipe.settings.items()},
-            "presets": {preset: {key: _readable(value) for key, value in values.items()} for preset, values in recipe.presets.items()},
+            "presets": {
+                preset: {key: _readable(value) for key, value in {**values, **recipe.parts.get(preset, {})}.items()}
+                for preset, values in recipe.presets.items()
+            },
         }
         for name, recipe in methods.items()
     }
 
 
 def markdown_page(known: Mapping[str, Mapping[str, Any]]) -> str:
-    """The whole page."""
+    """The whole page. Rows without code quotes are parts that a preset exchanges, not settings."""
     rows = [
         f"| [`{name}`](#{name}) | {entry['kind']} | {', '.join(entry['needs']) or 'nothing'} | {entry['summary']} |"
         for name, entry in known.items()
@@ -45,9 +51,11 @@ def _chapter(name: str, entry: Mapping[str, Any]) -> str:
     if entry["settings"]:
         lines += ["| setting | default |" + "".join(f" `{preset}` |" for preset in entry["presets"])]
         lines += ["|---|---|" + "---|" * len(entry["presets"])]
-        for key, value in entry["settings"].items():
+        parts = {key: "" for values in entry["presets"].values() for key in values if key not in entry["settings"]}
+        for key, value in {**entry["settings"], **parts}.items():
             cells = [f"`{values[key]}`" if key in values else "" for values in entry["presets"].values()]
-            lines.append(f"| `{key}` | `{value}` |" + "".join(f" {cell} |" for cell in cells))
+            shown = "" if key in parts else f"`{value}`"
+            lines.append(f"| {key if key in parts else f'`{key}`'} | {shown} |" + "".join(f" {cell} |" for cell in cells))
     else:
         lines.append("No settings.")
     return "\n".join(lines)
@@ -69,4 +77,6 @@ def _readable(value: object) -> Any:
     """Numbers, texts and lists stay; a function is shown by its name."""
     if isinstance(value, list | tuple):
         return [_readable(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else getattr(value, "__name__", str(value))
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    return value if value is None or isinstance(value, bool | int | str) else getattr(value, "__name__", str(value))
