@@ -91,8 +91,8 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """Hex digest of a file, or of the sorted names and digests of the files in a folder."""
     target, digest = Path(path), hashlib.sha256()
     if target.is_dir():
-        for file in sorted(p for p in target.rglob("*") if p.is_file()):
-            digest.update(f"{file.relative_to(target).as_posix()} {sha256(file)}\n".encode())
+        for part in sorted(p for p in target.rglob("*") if p.is_file()):
+            digest.update(f"{part.relative_to(target).as_posix()} {sha256(part)}\n".encode())
         return digest.hexdigest()
     with target.open("rb") as file:
         while block := file.read(1 << 20):

@@ -49,14 +49,16 @@ def like_batch(value: Tensor, axes: int) -> Tensor:
     return value.reshape(*value.shape, *[1] * axes)
 
 
-def _window(n: int, m: int, start: int) -> slice:
-    return slice(start, start + m)
+def _block(x: Tensor, shape: Sequence[int], starts: Sequence[int]) -> Tensor:
+    """A view of the trailing block of `shape` that begins at `starts`."""
+    for axis, (start, length) in enumerate(zip(starts, shape, strict=True), start=x.ndim - len(shape)):
+        x = x.narrow(axis, start, length)
+    return x
 
 
 def centre_crop(x: Tensor, shape: Sequence[int]) -> Tensor:
     """The block of trailing `shape` whose index m//2 lies on index n//2: Fourier-correct (origin stays origin)."""
-    index = [_window(n, m, n // 2 - m // 2) for n, m in zip(x.shape[-len(shape) :], shape, strict=True)]
-    return x[(..., *index)]
+    return _block(x, shape, [n // 2 - m // 2 for n, m in zip(x.shape[-len(shape) :], shape, strict=True)])
 
 
 def fastmri_crop(x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -64,15 +66,14 @@ def fastmri_crop(x: Tensor, shape: Sequence[int]) -> Tensor:
 
     It differs from `centre_crop` when n is even and m odd.
     """
-    index = [_window(n, m, (n - m) // 2) for n, m in zip(x.shape[-len(shape) :], shape, strict=True)]
-    return x[(..., *index)]
+    return _block(x, shape, [(n - m) // 2 for n, m in zip(x.shape[-len(shape) :], shape, strict=True)])
 
 
 def centre_pad(x: Tensor, shape: Sequence[int]) -> Tensor:
     """Zero-pad the trailing axes to `shape`; the adjoint of `centre_crop`."""
     out = x.new_zeros(*x.shape[: x.ndim - len(shape)], *shape)
-    index = [_window(n, m, n // 2 - m // 2) for n, m in zip(shape, x.shape[-len(shape) :], strict=True)]
-    out[(..., *index)] = x
+    inner = x.shape[-len(shape) :]
+    _block(out, inner, [n // 2 - m // 2 for n, m in zip(shape, inner, strict=True)]).copy_(x)
     return out
 
 

@@ -64,7 +64,7 @@ class Grid:
         codes = []
         for column in self.affine[:3, :3].T:
             axis = int(np.abs(column).argmax())
-            codes.append("LR PA IS".split()[axis][int(column[axis] > 0)])
+            codes.append(("LR", "PA", "IS")[axis][int(column[axis] > 0)])
         return "".join(codes)
 
     def crop(self, start: Sequence[int], shape: Sequence[int]) -> Grid:
@@ -72,7 +72,8 @@ class Grid:
         z, y, x = start
         affine = self.affine.copy()
         affine[:3, 3] = (self.affine @ [x, y, z, 1.0])[:3]
-        return replace(self, shape=tuple(shape), affine=affine)
+        nz, ny, nx = shape
+        return replace(self, shape=(nz, ny, nx), affine=affine)
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Volume:
 
     @property
     def orientation(self) -> str:
-        """"known" or "unknown"."""
+        """ "known" or "unknown"."""
         return self.grid.orientation
 
     @property

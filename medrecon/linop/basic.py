@@ -15,6 +15,8 @@ from medrecon.linop.operator import LinearOperator, Spectrum
 class Identity(LinearOperator):
     """x to x, (*batch, *shape)."""
 
+    unitary = True
+
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         self.domain = self.range = tuple(shape)

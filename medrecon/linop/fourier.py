@@ -32,6 +32,7 @@ class Fourier(LinearOperator):
     """`fft` over the given axes of (*batch, *shape); `axes` are negative, by default all axes of `shape`."""
 
     complex_range = True
+    unitary = True
 
     def __init__(self, shape: Sequence[int], axes: Sequence[int] | None = None) -> None:
         super().__init__()

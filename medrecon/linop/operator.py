@@ -32,6 +32,8 @@ class LinearOperator(nn.Module, ABC):
     domain: tuple[int, ...]
     range: tuple[int, ...]
     opaque: bool = True
+    unitary: bool = False
+    """True where AᴴA = AAᴴ = 1."""
     complex_range: bool = False
     """True where the range is complex even for a real domain; used by `n_data`."""
 
@@ -133,7 +135,7 @@ class Adjoint(LinearOperator):
     def __init__(self, operator: LinearOperator) -> None:
         super().__init__()
         self.operator = operator
-        self.domain, self.range = operator.range, operator.domain
+        self.domain, self.range, self.unitary = operator.range, operator.domain, operator.unitary
         self.opaque, self.complex_range = operator.opaque, operator.complex_range
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -158,6 +160,7 @@ class Composed(LinearOperator):
             )
         self.left, self.right = left, right
         self.domain, self.range = right.domain, left.range
+        self.unitary = left.unitary and right.unitary
         self.opaque = left.opaque and right.opaque
         self.complex_range = left.complex_range or right.complex_range
 
@@ -170,6 +173,12 @@ class Composed(LinearOperator):
     @property
     def normal(self) -> LinearOperator:
         return _Sandwich(self.right, self.left.normal)
+
+    @property
+    def spectrum(self) -> Spectrum | None:
+        """The left factor's, seen through a unitary right factor: Mask @ Fourier has one."""
+        inner = self.left.spectrum if self.right.unitary else None
+        return None if inner is None else Spectrum(Composed(inner.basis, self.right), inner.values)
 
     @property
     def n_samples(self) -> int:
@@ -205,7 +214,8 @@ class Scaled(LinearOperator):
     def __init__(self, operator: LinearOperator, factor: complex | Tensor) -> None:
         super().__init__()
         self.operator = operator
-        number = factor if isinstance(factor, Tensor) else torch.tensor(factor, dtype=torch.complex128 if isinstance(factor, complex) else torch.float64)
+        kind = torch.complex128 if isinstance(factor, complex) else torch.float64
+        number = factor if isinstance(factor, Tensor) else torch.tensor(factor, dtype=kind)
         self.register_buffer("factor", number)
         self.domain, self.range, self.opaque = operator.domain, operator.range, operator.opaque and not number.requires_grad
         self.complex_range = operator.complex_range or number.is_complex()
@@ -216,7 +226,7 @@ class Scaled(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return self.operator._adjoint(y) * self._like(y).conj()
 
-    def _like(self, x: Tensor) -> complex | float | Tensor:
+    def _like(self, x: Tensor) -> Tensor:
         # A 0-dim double never promotes a float32 tensor, a plain batch of numbers would.
         if self.factor.ndim == 0:
             return self.factor

@@ -36,10 +36,11 @@ def _itself(image: Tensor) -> Tensor:
 class Problem:
     """One batch of slices (or a volume) to be solved, in the prior's units and with noise of unit variance.
 
-    `likelihood.y` is whitened; image in scan units = `scale` * image in prior units. `slices`: the z range of the
-    whole scan that this batch fills, along the axis before the image; `arrange` brings such a stack to (z, y, x). `display`: solved unknowns (..., *domain) to images, identity unless several
-    images share a pixel (map sets, coils). `grid`: the grid of this batch after `crop`, which cuts the solved field of
-    view to the one to be shown. `facts`: what calibration found, printed and stored.
+    `likelihood.y` is whitened; image in scan units = `scale` * image in prior units. `slices`: the range of the whole
+    scan that this batch fills, along the axis before the image; `arrange` brings such a stack to (z, y, x). `display`:
+    solved unknowns (..., *domain) to images, identity unless several images share a pixel (map sets, coils). `grid`:
+    the grid of this batch after `crop`, which cuts the solved field of view to the one to be shown. `facts`: what
+    calibration found, printed and stored.
     """
 
     likelihood: Likelihood
@@ -74,7 +75,7 @@ class Scan(ABC):
     @property
     @abstractmethod
     def modality(self) -> str:
-        """"mri", "ct" or "ultrasound"."""
+        """ "mri", "ct" or "ultrasound"."""
 
     @abstractmethod
     def problems(self, budget: int | None = None, device: torch.device | str = "cpu", **settings: Any) -> Iterator[Problem]:

@@ -61,7 +61,9 @@ class StationaryGaussian(Prior):
     def __init__(self, mean: Tensor, spectrum: Tensor) -> None:
         super().__init__()
         if mean.shape != spectrum.shape or bool((spectrum < 0).any()):
-            raise BadInput(f"spectrum of shape {tuple(spectrum.shape)} for a mean of {tuple(mean.shape)}: expected equal shapes, values >= 0")
+            raise BadInput(
+                f"spectrum of shape {tuple(spectrum.shape)} for a mean of {tuple(mean.shape)}: expected equal shapes, values >= 0"
+            )
         self.register_buffer("mean", mean)
         self.register_buffer("spectrum", spectrum)
         self.field = "complex" if mean.is_complex() else "real"

@@ -41,7 +41,7 @@ class NetworkPrior(Prior):
         images_at_once: int = 8,
     ) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.field, self.sigma_data, self.sigma_range, self.domain_name = field, sigma_data, sigma_range, domain_name
         self.data_std = sigma_data
         curve = torch.tensor(sorted(map(tuple, error_curve)), dtype=torch.float64)

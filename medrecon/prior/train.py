@@ -47,7 +47,9 @@ class Averaged:
                 self.weights[key].lerp_(value, 1 - decay) if value.is_floating_point() else self.weights[key].copy_(value)
 
 
-def train(network: nn.Module, loss: Loss, batches: Batches, plan: Plan, checkpoint: Path, report: Report | None = None) -> dict[str, Tensor]:
+def train(
+    network: nn.Module, loss: Loss, batches: Batches, plan: Plan, checkpoint: Path, report: Report | None = None
+) -> dict[str, Tensor]:
     """The averaged weights after `plan.iterations` steps.
 
     `batches(rng)` gives the next clean batch (batch, channel, y, x). All randomness comes from generators whose state

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import medrecon
-from medrecon.compute import chunk_length, choose_device, memory_budget
+from medrecon.compute import choose_device, chunk_length, memory_budget
 from medrecon.errors import BadInput, NotSupported, nearest
 from medrecon.files import sha256
 from medrecon.physics.mri.prepare import Preparation
@@ -129,7 +129,9 @@ def plan(
     if not isinstance(scan, MRIScan):
         raise NotSupported(f"planning of {scan.modality} scans")
     middle = scan.n_slices // 2
-    probe = replace(job, scan=scan.select(slice(middle, middle + 1)), recipe=job.recipe.with_settings({"steps": min(2, job.recipe.settings["steps"])}))
+    probe = replace(
+        job, scan=scan.select(slice(middle, middle + 1)), recipe=job.recipe.with_settings({"steps": min(2, job.recipe.settings["steps"])})
+    )
     start = time.monotonic()
     problem = next(iter(_problems(probe, None)))
     prepared_in = time.monotonic() - start

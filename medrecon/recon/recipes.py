@@ -102,7 +102,7 @@ METHODS: dict[str, Recipe] = {
         Recipe(
             name="dds",
             summary="Decomposed diffusion sampling: denoise, then conjugate gradients on the data, at falling noise levels.",
-            reference="Chung, Lee, Ye 2024, arXiv:2303.05754; presets sample and mmse: Zhang et al. 2024, arXiv:2407.01521, and Zhu et al. 2023, arXiv:2305.08995",
+            reference="Chung et al. 2024, arXiv:2303.05754; sample: Zhang et al. 2024, arXiv:2407.01521; mmse: Zhu et al. 2023, arXiv:2305.08995",
             kind="sampler",
             consistency=_MEAN,
             sampler=renoise,

@@ -54,9 +54,7 @@ class Solution:
         return f"Solution({self.samples.shape[0]} x {tuple(self.samples.shape[1:])}, {self.log.get('method', '')})"
 
 
-def resolved(
-    method: str, preset: str | None, samples: int, steps: int | None, settings: dict[str, Any]
-) -> tuple[Recipe, str | None]:
+def resolved(method: str, preset: str | None, samples: int, steps: int | None, settings: dict[str, Any]) -> tuple[Recipe, str | None]:
     """The recipe with preset and settings in place, and the name of the preset."""
     found = recipe(method)
     chosen = preset if preset is not None else found.default_preset(samples)
@@ -134,7 +132,7 @@ def run_recipe(
     finished = run(_steps(ready, likelihood, prior, x, n_steps, draw), limit=n_steps, progress=report)
     found = finished.x.reshape(samples, average, *finished.x.shape[1:]).mean(1) if draws > 1 else finished.x
     log = {
-        "settings": {k: v for k, v in ready.settings.items()},
+        "settings": dict(ready.settings),
         "steps_done": finished.n_steps,
         "stopped": finished.reason,
         "chi2": [round(float(c), 4) for c in likelihood.chi2(found).flatten()] if noisy else None,
@@ -146,7 +144,9 @@ def run_recipe(
 def _steps(ready: Recipe, likelihood: Likelihood, prior: Prior | None, x: Tensor, n_steps: int, draw: Any) -> Any:
     if ready.iteration is not None:
         return ready.iteration(prior, likelihood, x, x.new_zeros(1), draw, **ready.settings_for(ready.iteration))
-    assert ready.consistency is not None and ready.sampler is not None and prior is not None
+    assert ready.consistency is not None
+    assert ready.sampler is not None
+    assert prior is not None
     low, high = noise_range(likelihood, prior)
     sigmas = ready.schedule(n_steps, high, low)
     both = ready.consistency(prior, likelihood, **ready.settings_for(ready.consistency))

@@ -69,7 +69,7 @@ class Gaussian(Likelihood):
         return half.reshape(*residual.shape[: -len(self.A.range)], *[1] * len(self.A.domain))
 
     def gradient(self, x: Tensor) -> Tensor:
-        return self.A.normal(x) - self.back
+        return self.normal(x) - self.back
 
     @cached_property
     def back(self) -> Tensor:

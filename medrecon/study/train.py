@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from medrecon.errors import BadInput
+from medrecon.linop.fourier import fft, ifft
 from medrecon.prior import store
 from medrecon.prior.losses import DenoisingLoss
 from medrecon.prior.network import UNET_FULL, UNet
 from medrecon.prior.precondition import NetworkPrior
 from medrecon.prior.train import Plan, train
 from medrecon.study.images import ImageSet, Patches, read_images, with_phase
-from medrecon.tensors import generator_for, quantile, unit_noise
+from medrecon.tensors import centre_crop, centre_pad, generator_for, quantile, unit_noise
 
 SIGMA_RANGE = (0.002, 20.0)
 CURVE_SIGMAS = np.geomspace(0.01, 20.0, 16)
@@ -79,7 +80,7 @@ def train_from_files(run: TrainingRun, progress: Callable[[int, int, str], None]
     if run.init is not None:
         sigma_data = float(store.metadata(run.init)["sigma_data"])
         network.load_state_dict(store.load(run.init).network.state_dict())
-    network = network.to(memory_format=torch.channels_last)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     plan = Plan(run.iterations, run.learning_rate, seed=run.seed)
     patches = Patches(learn.images, run.patch, run.batch, run.field)
     checkpoint = run.out.with_suffix(".checkpoint")
@@ -175,16 +176,13 @@ def _squared_error(prior: NetworkPrior, examples: Sequence[Tensor], sigma: float
 
 
 def kappa(images: ImageSet, lines: int, count: int = 24) -> float:
-    """Mean ratio of the 99.5th percentiles of the images seen through `lines` centre lines and of the images themselves."""
+    """Mean ratio of the 99.5th percentiles of the images seen through a k-space centre of lines x lines and of the images."""
     chosen = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))
     ratios = []
     for i in chosen:
         image = with_phase(images.images[i].astype(np.float32), int(i))
-        spectrum = torch.fft.fftshift(torch.fft.fft(torch.fft.ifftshift(image, 0), dim=0), 0)
-        middle, half = image.shape[0] // 2, lines // 2
-        kept = torch.zeros_like(spectrum)
-        kept[middle - half : middle - half + lines] = spectrum[middle - half : middle - half + lines]
-        low = torch.fft.ifft(torch.fft.ifftshift(kept, 0), dim=0).abs()
+        side = [min(lines, n) for n in image.shape]
+        low = ifft(centre_pad(centre_crop(fft(image, (-2, -1)), side), image.shape), (-2, -1)).abs()
         ratios.append(float(quantile(low, 0.995) / quantile(image.abs(), 0.995)))
     return round(float(np.mean(ratios)), 4)
 
@@ -217,7 +215,7 @@ Magnitude images were given a smooth synthetic phase; no raw data were trained o
 |---|---|
 {curve}
 
-Ratio kappa of the 99.5th percentile seen through n centre lines, n: kappa = {kappas}.
+Ratio kappa of the 99.5th percentile seen through a k-space centre of n x n, n: kappa = {kappas}.
 
 ## Limits
 

@@ -270,9 +270,7 @@ def _operator(
         maps = _given_maps(plan.maps, encoding, found, compression, data, start, stop)
     else:
         maps, warnings = _calibrated(scan, data, encoding, plan, found, compression, start, stop)
-    operator = sense(
-        maps, encoding.sampling.to(data.device), image_axes=2, sets=plan.sets > 1, axes=encoding.axes, exact=plan.exact
-    )
+    operator = sense(maps, encoding.sampling.to(data.device), image_axes=2, sets=plan.sets > 1, axes=encoding.axes, exact=plan.exact)
     return operator, warnings
 
 
@@ -372,4 +370,5 @@ def description(scan: MRIScan) -> dict[str, Any]:
 
 
 def _plain(header: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v if isinstance(v, (str, int, float, bool, type(None))) else str(v) for k, v in header.items()}
+    simple = (str, int, float, bool, type(None))
+    return {k: v if isinstance(v, simple) else [str(i) for i in v] if isinstance(v, (list, tuple)) else str(v) for k, v in header.items()}

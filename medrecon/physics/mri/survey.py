@@ -121,7 +121,7 @@ def _noise(
     if found is None:
         assert scan.noise is not None
         covariance = noise_covariance(scan.noise.samples, scan.noise.bandwidth_ratio)
-        source, warnings = f"noise scan of {scan.noise.samples.shape[1]} samples per coil", ()
+        source, warnings = f"noise scan of {scan.noise.samples.shape[1]} samples per coil", tuple[str, ...]()
     else:
         covariance, source, warnings = found.covariance, found.source, found.warnings
     white = whitener(covariance)
