@@ -92,15 +92,15 @@ def tiles(
     return _png(figure)
 
 
-def curve(values: list[float], title: str, expected: float | None = None) -> bytes:
-    """PNG of one number a slice, with a line at the value that is expected."""
+def curve(values: list[float], title: str, item: str = "slice", *, expected: float | None = None) -> bytes:
+    """PNG of one number an item, with a line at the value that is expected."""
     figure = _figure(7.0, 2.2)
     figure.set_facecolor("white")
     axis = figure.subplots()
     axis.plot(range(len(values)), values, marker="o", markersize=3, linewidth=1, color="#1f6f8b")
     if expected is not None:
         axis.axhline(expected, color="#999999", linestyle="--", linewidth=1)
-    axis.set_xlabel("slice")
+    axis.set_xlabel(item)
     axis.set_ylabel(title)
     axis.spines[["top", "right"]].set_visible(False)
     return _png(figure)

@@ -57,7 +57,7 @@ def write_report(
         body.append(_uncertainty(volume, std))
     if reference is not None:
         body.append(_error(volume, reference))
-    body += [_facts(log), _residual(log), _settings(log), _geometry(volume), _provenance(volume, log), FOOTER]
+    body += [_facts(log), _residual(log, volume.grid.shape[0]), _settings(log), _geometry(volume), _provenance(volume, log), FOOTER]
     with atomic_file(path, force) as temporary:
         temporary.write_text(PAGE.format(title=escape(title), body="\n".join(body)), "utf-8")
     return Path(path)
@@ -126,13 +126,15 @@ def _facts(log: Mapping[str, Any]) -> str:
     return _section("What was done", _table({title: log[name] for name, title in FACTS.items() if log.get(name) is not None}))
 
 
-def _residual(log: Mapping[str, Any]) -> str:
-    """χ² slice by slice, where the log has it: a slice that stands out has another artefact or another noise."""
+def _residual(log: Mapping[str, Any], n_slices: int) -> str:
+    """χ² of every solved image, where the log has it: one that stands out has another artefact or another noise."""
     values = log.get("chi2_per_slice")
     if not isinstance(values, list) or len(values) < 2:
         return ""
-    text = "<p>χ² per datum of each slice. Far above 1: the image does not explain the data. Far below: noise has been fitted.</p>"
-    return _section("Residual", _picture(curve([float(v) for v in values], "χ² per datum", 1.0), "chi squared of each slice") + text)
+    item = "slice" if len(values) == n_slices else "solved image (slices and samples)"
+    picture = curve([float(v) for v in values], "χ² per datum", item, expected=1.0)
+    text = f"<p>χ² per datum of each {item}. Far above 1: the image does not explain the data. Far below: noise has been fitted.</p>"
+    return _section("Residual", _picture(picture, "chi squared of each slice") + text)
 
 
 def _settings(log: Mapping[str, Any]) -> str:
@@ -149,8 +151,9 @@ def _geometry(volume: Volume) -> str:
 
 
 def _provenance(volume: Volume, log: Mapping[str, Any]) -> str:
-    rest = {name: value for name, value in log.items() if name not in (*FACTS, "settings", "warnings", "chi2_per_slice")}
-    return _section("Where it came from", _table({**volume.provenance, **rest})) if volume.provenance or rest else ""
+    told = (*FACTS, "settings", "warnings", "chi2_per_slice")
+    rest = {name: value for name, value in {**volume.provenance, **log}.items() if name not in told}
+    return _section("Where it came from", _table(rest)) if rest else ""
 
 
 def _section(title: str, content: str) -> str:
