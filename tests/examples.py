@@ -19,6 +19,7 @@ from medrecon.linop.laws import random
 from medrecon.linop.operator import LinearOperator
 from medrecon.linop.stack import BlockDiagonal, HStack, Total, VStack
 from medrecon.linop.wavelet import Wavelet
+from medrecon.physics.mri.sense import sense
 from medrecon.solvers.krylov import shifted
 
 Make = Callable[[torch.dtype], LinearOperator]
@@ -76,4 +77,23 @@ OPERATORS = [
     Example("wavelet db3, 3-D", lambda dtype: Wavelet((4, 6, 7), "db3", 2), real=True),
     Example("wavelet db4, shorter than the filter", lambda dtype: Wavelet((3, 5), "db4", 4), real=True),
     Example("wavelet db2, one axis", lambda dtype: Wavelet((5, 16), "db2", 2, axes=(-1,)), real=True),
+    Example("sense, lines, odd", lambda dtype: sense(weights(dtype, 3, 7, 6), mask(7))),
+    Example("sense, lines, 31 x 24", lambda dtype: sense(weights(dtype, 5, 31, 24), mask(31, 1))),
+    Example("sense, one coil", lambda dtype: sense(weights(dtype, 1, 8, 9), mask(8))),
+    Example("sense, one coil of ones", lambda dtype: sense(torch.ones(1, 8, 9, dtype=dtype), mask(8))),
+    Example("sense, 2-D mask", lambda dtype: sense(weights(dtype, 3, 7, 6), mask(7, 6))),
+    Example("sense, fully sampled", lambda dtype: sense(weights(dtype, 2, 5, 6), torch.ones(1, 1, dtype=torch.bool))),
+    Example("sense, weights instead of a mask", lambda dtype: sense(weights(dtype, 3, 7, 6), positive(7, 1) * mask(7, 1))),
+    Example("sense, 3-D", lambda dtype: sense(weights(dtype, 2, 3, 5, 4), mask(3, 5, 1))),
+    Example("sense, 3-D, one varying axis", lambda dtype: sense(weights(dtype, 2, 3, 5, 4), mask(1, 5, 1))),
+    Example("sense, 3-D, soft", lambda dtype: sense(weights(dtype, 2, 3, 2, 3, 4), mask(2, 3, 1), sets=True)),
+    Example("sense, maps of several slices", lambda dtype: sense(weights(dtype, 2, 3, 7, 6), mask(7))),
+    Example("sense, mask of each slice", lambda dtype: sense(weights(dtype, 2, 3, 7, 6), mask(2, 7, 1), image_axes=2)),
+    Example("sense, one map, mask of each frame", lambda dtype: sense(weights(dtype, 3, 7, 6), mask(4, 7, 6), image_axes=2)),
+    Example("sense, soft", lambda dtype: sense(weights(dtype, 2, 3, 7, 6), mask(7), sets=True)),
+    Example("sense, soft, slices, 2-D mask", lambda dtype: sense(weights(dtype, 2, 2, 3, 7, 6), mask(7, 6), sets=True)),
+    Example("sense, hybrid", lambda dtype: sense(weights(dtype, 3, 7, 6), mask(7), axes=(-2,))),
+    Example("sense, exact columns", lambda dtype: sense(weights(dtype, 3, 7, 6), mask(7), exact=True)),
+    Example("sense, exact columns of slices", lambda dtype: sense(weights(dtype, 2, 3, 6, 5), mask(2, 6, 1), image_axes=2, exact=True)),
+    Example("sense, dark columns", lambda dtype: sense(weights(dtype, 3, 7, 6) * (positive(6) > 0.9), mask(7))),
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from medrecon.errors import BadInput
 from medrecon.linop.basic import Identity
@@ -18,6 +20,9 @@ from medrecon.tensors import real_dtype
 
 CACHE_BYTES = 1 << 21
 """Coils are transformed in groups of about this size, so that a group stays in the processor's cache."""
+
+ACCELERATOR_BYTES = 1 << 28
+"""The same on other devices, which want much work at once: a bound on memory."""
 
 
 def sense(
@@ -47,6 +52,7 @@ class Sense(LinearOperator):
 
     maps: Tensor
     weights: Tensor
+    root: Tensor
     complex_range = True
 
     def __init__(
@@ -72,6 +78,9 @@ class Sense(LinearOperator):
         if bool((weights < 0).any()):
             raise BadInput("sampling weights: expected 0 (not sampled) or positive numbers")
         self.register_buffer("weights", weights.unsqueeze(-image_axes - 1))  # the coil axis
+        self.register_buffer("root", self.weights.sqrt(), persistent=False)
+        if exact and (self.varying != (-2,) or sets or image_axes != 2):
+            raise BadInput("exact columns need 2-D images, one set of maps and undersampling along y alone: use conjugate gradients")
         self.exact = exact
         self.domain = (int(maps.shape[-image_axes - 2]), *self.image) if sets else self.image
         self.range = (self.coils, *self.image)
@@ -93,15 +102,11 @@ class Sense(LinearOperator):
             coil_images = coil_images.unsqueeze(-2 - len(self.image))
         return (self.maps.conj() * coil_images).sum(-1 - len(self.image))
 
-    @cached_property
-    def _root(self) -> Tensor:
-        return self.weights.sqrt()
-
     def _forward(self, x: Tensor) -> Tensor:
-        return fft(self.coil_images(x), self.axes) * self._root
+        return fft(self.coil_images(x), self.axes) * self.root
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self.combine(ifft(y * self._root, self.axes))
+        return self.combine(ifft(y * self.root, self.axes))
 
     @property
     def normal(self) -> LinearOperator:
@@ -118,37 +123,37 @@ class Sense(LinearOperator):
         if self.coils == 1 and not self.sets and bool((self.maps == 1).all()):
             transform = Fourier(self.image, self.varying) if self.varying else Identity(self.image)
             return Spectrum(transform, self.weights.squeeze(-len(self.image) - 1))
-        if not self.exact:
-            return None
-        if self.varying != (-2,) or self.sets or len(self.image) != 2:
-            raise BadInput("exact columns need 2-D images, one set of maps and undersampling along y alone: use conjugate gradients")
-        return self._columns
+        return self._columns if self.exact else None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Sense:
+        self.__dict__.pop("_columns", None)  # made of tensors that are about to move
+        return super()._apply(fn, recurse)
 
 
 class SenseNormal(LinearOperator):
     """AᴴA by transforming only the axes along which the mask varies, without any shift.
 
     Image-side shifts are modulations in k-space and commute with the mask; the k-side shift goes into the mask once.
-    A single varying axis is kept last in memory, which is twice as fast as a strided transform. Works through groups
-    of coils: it holds one group of coil images beside the maps.
+    A single varying axis is kept last in memory, which is twice as fast as a strided transform, and readout columns
+    that no map reaches are left out. Works item by item and through groups of coils: it holds one group of coil images
+    beside the maps.
     """
-
-    def __init__(self, operator: Sense) -> None:
-        super().__init__()
-        n = len(operator.image)
-        self.domain = self.range = operator.domain
-        self.complex_range, self.sets = True, operator.sets
-        self.turn = operator.varying == (-2,)
-        self.axes = (-1,) if self.turn else operator.varying
-        maps, weights = operator.maps, torch.fft.ifftshift(operator.weights, operator.varying) if operator.varying else operator.weights
-        if self.turn:
-            maps, weights = maps.mT, weights.mT
-        self.image_axes = n
-        self.register_buffer("maps", maps.contiguous(), persistent=False)
-        self.register_buffer("weights", weights.contiguous(), persistent=False)
 
     maps: Tensor
     weights: Tensor
+
+    def __init__(self, operator: Sense) -> None:
+        super().__init__()
+        self.domain = self.range = operator.domain
+        self.complex_range, self.sets, self.image_axes = True, operator.sets, len(operator.image)
+        self.turn = operator.varying == (-2,)
+        self.axes = (-1,) if self.turn else operator.varying
+        maps, weights = operator.maps, torch.fft.ifftshift(operator.weights, operator.varying) if operator.varying else operator.weights
+        self.first, self.last = _reached(maps) if self.turn else (0, operator.image[-1])
+        if self.turn:
+            maps, weights = maps[..., self.first : self.last].mT, weights.mT
+        self.register_buffer("maps", maps.contiguous(), persistent=False)
+        self.register_buffer("weights", weights.contiguous(), persistent=False)
 
     @property
     def H(self) -> LinearOperator:
@@ -158,31 +163,48 @@ class SenseNormal(LinearOperator):
         return self._forward(y)
 
     def _forward(self, x: Tensor) -> Tensor:
-        coil = -1 - self.image_axes
         if self.turn:
-            x = x.mT.contiguous()
-        x = x.unsqueeze(coil)
-        lead = math.prod(torch.broadcast_shapes(x.shape[: coil - int(self.sets)], self.maps.shape[: coil - int(self.sets)]))
-        one = lead * math.prod(self.maps.shape[coil + 1 :]) * x.element_size()
-        group = max(1, CACHE_BYTES // one)
-        total: Tensor | None = None
-        for maps in self.maps.split(group, coil):
-            part = self._group(maps, x)
-            total = part if total is None else total.add_(part) if not part.requires_grad else total + part
-        assert total is not None
-        return total.mT if self.turn else total
+            x = x[..., self.first : self.last].mT.contiguous()
+        tails = (self.image_axes + int(self.sets), self.image_axes + 1 + int(self.sets), self.image_axes + 1)
+        parts = (x, self.maps, self.weights)
+        lead = torch.broadcast_shapes(*(t.shape[: t.ndim - tail] for t, tail in zip(parts, tails, strict=True)))
+        one = math.prod(self.maps.shape[-self.image_axes :]) * x.element_size()
+        limit = CACHE_BYTES if x.device.type == "cpu" else ACCELERATOR_BYTES
+        x, maps, weights = (t.expand(*lead, *t.shape[t.ndim - tail :]) for t, tail in zip(parts, tails, strict=True))
+        if math.prod(lead) * one <= limit:
+            total = self._grouped(x, maps, weights, limit // max(1, math.prod(lead) * one))
+        else:
+            items = [self._grouped(x[i], maps[i], weights[i], limit // one) for i in itertools.product(*map(range, lead))]
+            total = torch.stack(items).reshape(*lead, *items[0].shape)
+        return functional.pad(total.mT, (self.first, self.domain[-1] - self.last)) if self.turn else total
 
-    def _group(self, maps: Tensor, x: Tensor) -> Tensor:
+    def _grouped(self, x: Tensor, maps: Tensor, weights: Tensor, group: int) -> Tensor:
+        """AᴴA x in the turned layout, summed over groups of coils."""
+        coil = -1 - self.image_axes
+        x = x.unsqueeze(coil)
+        total: Tensor | None = None
+        for some in maps.split(max(1, group), coil):
+            part = self._group(some, x, weights)
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    def _group(self, maps: Tensor, x: Tensor, weights: Tensor) -> Tensor:
         coil = -1 - self.image_axes
         images = maps * x
         if self.sets:
             images = images.sum(coil - 1)
         if self.axes:
-            images = torch.fft.ifftn(torch.fft.fftn(images, dim=self.axes).mul_(self.weights), dim=self.axes)
+            images = torch.fft.ifftn(torch.fft.fftn(images, dim=self.axes).mul_(weights), dim=self.axes)
         else:
-            images = images * self.weights
+            images = images * weights
         if self.sets:
-            images = images.unsqueeze(coil - 1)
-        # A group of one coil needs no sum; mul_ on our own buffer saves a pass over memory.
-        product = images * maps.conj() if self.sets else images.mul_(maps.conj())
-        return product.sum(coil)
+            return (images.unsqueeze(coil - 1) * maps.conj()).sum(coil)
+        # mul_ on our own buffer saves a pass over memory
+        return images.mul_(maps.conj()).sum(coil)
+
+
+def _reached(maps: Tensor) -> tuple[int, int]:
+    """First and one past the last readout column of maps (..., y, x) that is not zero everywhere; all if there is none."""
+    used = (maps != 0).flatten(0, -2).any(0).nonzero()
+    return (int(used[0]), int(used[-1]) + 1) if len(used) else (0, int(maps.shape[-1]))
