@@ -21,7 +21,7 @@ def priors(
         return
     session.result = prior.available()
     rows = [
-        (known, card.get("field"), card.get("domain"), card.get("parameters"), card.get("licence"))
-        for known, card in session.result.items()
+        (known, facts.get("field"), facts.get("domain"), facts.get("sigma_range"), facts.get("card", {}).get("licence"))
+        for known, facts in session.result.items()
     ]
-    session.table(("prior", "field", "domain", "parameters", "licence"), rows)
+    session.table(("prior", "field", "domain", "noise levels", "licence of the images"), rows)
