@@ -95,6 +95,9 @@ def with_session(function: Callable[..., None]) -> Callable[..., None]:
         with session.listening():
             try:
                 function(session, *args, **options)
+            except BrokenPipeError:  # the reader, `head` say, has seen enough; Python would complain again at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(1) from None
             except (Exception, KeyboardInterrupt) as error:
                 session.fail(error)
         raise typer.Exit(session.finish())

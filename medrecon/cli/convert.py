@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medrecon.cli.options import Force
+from medrecon.cli.options import Force, Read, settings_of
 from medrecon.cli.outputs import check_targets
 from medrecon.cli.session import Session
 
@@ -16,6 +16,7 @@ def convert(
     session: Session,
     source: Annotated[Path, typer.Argument(help="A raw or image file or folder.", show_default=False)],
     target: Annotated[Path, typer.Argument(help="The new file or folder; its ending names the format.", show_default=False)],
+    read: Read = None,
     force: Force = False,
 ) -> None:
     """Write a file in another format, in the same place in the patient."""
@@ -23,6 +24,6 @@ def convert(
 
     check_targets([target], force)
     session.inputs = [source]
-    io.convert(source, target, force)
+    io.convert(source, target, force, **settings_of(read, "--read"))
     session.outputs = [target]
     session.say(f"wrote {target}")

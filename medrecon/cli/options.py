@@ -16,20 +16,24 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives th
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Nan = Annotated[str, typer.Option("--nan", help="NaN or infinity in the data: error, or zero to treat it as not measured.")]
 
+Read = Annotated[
+    list[str] | None, typer.Option("--read", metavar="KEY=VALUE", help="An option of the file's reader, as series=2; may be repeated.")
+]
+
 PATHS = ("maps", "calib")
 """Settings that name a file."""
 
 
-def settings_of(texts: list[str]) -> dict[str, Any]:
+def settings_of(texts: list[str] | None, option: str = "--set") -> dict[str, Any]:
     """{key: value} of `key=value` texts: values are Python literals, true, false, none, else plain text; files as paths."""
     settings: dict[str, Any] = {}
-    for text in texts:
+    for text in texts or ():
         key, equals, value = text.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key.isidentifier():
-            raise BadInput(f"--set {text}: expected key=value, as in --set weight=0.01")
+            raise BadInput(f"{option} {text}: expected key=value, as in {option} {'weight=0.01' if option == '--set' else 'series=2'}")
         if key in settings:
-            raise BadInput(f"--set {key} is given twice: {settings[key]!r} and {value!r}")
+            raise BadInput(f"{option} {key} is given twice: {settings[key]!r} and {value!r}")
         settings[key] = Path(value) if key in PATHS else literal(value.strip())
     return settings
 

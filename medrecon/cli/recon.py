@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medrecon.cli.options import Device, DryRun, Force, Nan, Seed, one_of, settings_of, slices_of
+from medrecon.cli.options import Device, DryRun, Force, Nan, Read, Seed, one_of, settings_of, slices_of
 from medrecon.cli.outputs import check_targets, companion, is_file_name, staged
 from medrecon.cli.session import Session
 
@@ -45,6 +45,7 @@ def recon(
     slices: Annotated[str | None, typer.Option("--slices", metavar="A:B", help="Only slices A to B-1, numbered from 0.")] = None,
     max_memory: Annotated[str | None, typer.Option("--max-memory", metavar="SIZE", help="Memory for one batch, as in 2G.")] = None,
     nan: Nan = "error",
+    read: Read = None,
     save: Annotated[
         str | None, typer.Option("--save", help="Which of mean, std, samples to write.", show_default="mean, and std if --samples > 1")
     ] = None,
@@ -63,10 +64,10 @@ def recon(
     targets = _targets(output, _wanted(save, samples))
     everything = list(dict.fromkeys([target for _, target in targets] + ([report] if report else [])))
     check_targets(everything, force)
-    own = {"nan": one_of("--nan", nan, ("error", "zero")), **settings_of(setting or [])}
+    own = {"nan": one_of("--nan", nan, ("error", "zero")), **settings_of(setting)}
     memory = parse_bytes(max_memory) if max_memory else None
     session.inputs = [scan]
-    loaded = _load(scan, slices)
+    loaded = _load(scan, settings_of(read, "--read"), slices)
     session.settings = {
         "method": method,
         "prior": prior,
@@ -116,12 +117,12 @@ def _roomy(target: Path) -> Path:
     return target.with_name(target.name.removesuffix(".png") + ".nii.gz")
 
 
-def _load(path: Path, slices: str | None) -> Any:
+def _load(path: Path, options: dict[str, Any], slices: str | None) -> Any:
     from medrecon import io
     from medrecon.errors import BadInput
     from medrecon.physics.scan import Scan
 
-    scan = io.read(path)
+    scan = io.read(path, **options)
     if not isinstance(scan, Scan):
         raise BadInput(f"{path}: holds an image, not raw data; `medrecon simulate` makes raw data from an image")
     return scan.select(slices_of(slices, scan.n_slices)) if slices else scan  # type: ignore[attr-defined]

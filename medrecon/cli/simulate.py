@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medrecon.cli.options import Force, Seed, one_of
+from medrecon.cli.options import Force, Read, Seed, one_of, settings_of
 from medrecon.cli.outputs import check_targets, staged
 from medrecon.cli.session import Session
 
@@ -20,6 +20,7 @@ def simulate(
     coils: Annotated[int, typer.Option("--coils", min=1, help="Receive coils.")] = 8,
     snr_db: Annotated[float, typer.Option("--snr", help="Signal to noise of k-space in dB.")] = 20.0,
     seed: Seed = 0,
+    read: Read = None,
     force: Force = False,
 ) -> None:
     """Simulate raw data from an image: coils, smooth phase, noise."""
@@ -31,7 +32,7 @@ def simulate(
 
     one_of("--modality", modality, ("mri",))
     check_targets([output], force)
-    volume = io.read(image)
+    volume = io.read(image, **settings_of(read, "--read"))
     if not isinstance(volume, Volume):
         raise BadInput(f"{image}: holds raw data already; `medrecon recon` makes an image of it")
     session.inputs, session.settings = [image], {"modality": modality, "coils": coils, "snr_db": snr_db, "seed": seed}

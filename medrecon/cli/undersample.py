@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medrecon.cli.options import Force, Seed, one_of
+from medrecon.cli.options import Force, Read, Seed, one_of, settings_of
 from medrecon.cli.outputs import check_targets, staged
 from medrecon.cli.session import Session
 
@@ -32,6 +32,7 @@ def undersample(
     ] = None,
     calib: Annotated[int, typer.Option("--calib", min=0, help="Side of the square kept in the centre by poisson.")] = 24,
     seed: Seed = 0,
+    read: Read = None,
     force: Force = False,
 ) -> None:
     """Keep a part of the k-space of a fully sampled scan."""
@@ -42,7 +43,7 @@ def undersample(
     from medrecon.physics.mri.simulate import undersample as undersampled
 
     check_targets([output], force)
-    scan = io.read(raw)
+    scan = io.read(raw, **settings_of(read, "--read"))
     if not isinstance(scan, MRIScan):
         raise BadInput(f"{raw}: holds no MRI raw data; `medrecon simulate` makes some from an image")
     session.inputs = [raw]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -43,6 +45,16 @@ def test_info_explains_a_scan_and_an_image(medrecon: Medrecon, scan_file: Path, 
     assert "unknown" in answer.out
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    code = "from medrecon.cli.main import main; import sys; sys.argv = ['medrecon', 'methods', '--markdown']; main()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=60)
+    assert err == b""
+    assert process.returncode == 1
+
+
 def test_convert_keeps_the_place(medrecon: Medrecon, tmp_path: Path) -> None:
     import nibabel
 
@@ -55,6 +67,22 @@ def test_convert_keeps_the_place(medrecon: Medrecon, tmp_path: Path) -> None:
     back = nibabel.load(tmp_path / "b.nii.gz")
     np.testing.assert_allclose(back.affine, affine, atol=1e-3)
     np.testing.assert_allclose(back.get_fdata(), image, atol=1e-4)
+
+
+def test_one_of_several_series_is_chosen_by_an_option_of_the_reader(medrecon: Medrecon, tmp_path: Path) -> None:
+    import nibabel
+
+    for number in (1, 2):
+        image = np.full((4, 5, number + 1), number, np.float32) + np.arange(number + 1)
+        nibabel.save(nibabel.Nifti1Image(image, np.diag([1.0, 1, number, 1])), tmp_path / f"{number}.nii.gz")
+        assert medrecon("convert", tmp_path / f"{number}.nii.gz", tmp_path / "both" / str(number)).code == 0
+    answer = medrecon("convert", tmp_path / "both", tmp_path / "one.nii.gz")
+    assert answer.code == 2
+    assert "series" in answer.err
+    answer = medrecon("convert", tmp_path / "both", tmp_path / "one.nii.gz", "--read", "series=2")
+    assert answer.code == 0, answer.err
+    assert answer.out == f"wrote {tmp_path / 'one.nii.gz'}\n"
+    assert medrecon("info", tmp_path / "both", "--read", "seires=2").err.count("did you mean 'series'") == 1
 
 
 def test_convert_of_raw_data_points_to_recon(medrecon: Medrecon, scan_file: Path, tmp_path: Path) -> None:
