@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -91,8 +92,8 @@ def unit_noise(shape: Sequence[int], dtype: torch.dtype, generator: torch.Genera
     """Gaussian noise on the generator's device, unit variance per real component (E|n|^2 = 2 if complex)."""
     real = real_dtype(dtype)
     if not dtype.is_complex:
-        return torch.randn(*shape, generator=generator, dtype=real, device=generator.device)
-    parts = torch.randn(*shape, 2, generator=generator, dtype=real, device=generator.device)
+        return torch.randn(tuple(shape), generator=generator, dtype=real, device=generator.device)
+    parts = torch.randn((*shape, 2), generator=generator, dtype=real, device=generator.device)
     return torch.view_as_complex(parts)
 
 
@@ -115,11 +116,26 @@ def seeded_draw(seed: int, keys: Sequence[object], lead: Sequence[int], case: ob
     def draw(x: Tensor) -> Tensor:
         if tuple(x.shape[: len(lead)]) != tuple(lead):
             raise ValueError(f"noise for leading axes {tuple(lead)} was asked for a tensor of {tuple(x.shape)}")
-        rest = x.shape[len(lead) :]
-        noise = torch.stack([unit_noise(rest, x.dtype, g) for g in generators])
-        return noise.reshape(x.shape).to(x.device)
+        parts = (2,) if x.is_complex() else ()
+        noise = torch.empty(len(keys), *x.shape[len(lead) :], *parts, dtype=real_dtype(x.dtype))
+        _fill(noise, generators)
+        shaped = noise.reshape(*x.shape, *parts).to(x.device)
+        return torch.view_as_complex(shaped) if parts else shaped
 
     return draw
+
+
+def _fill(noise: Tensor, generators: Sequence[torch.Generator]) -> None:
+    """Unit noise in place, one generator for each leading item; many numbers are made by as many threads as torch has."""
+    threads = min(torch.get_num_threads(), len(generators))
+    if threads > 1 and noise.numel() > 1_000_000:
+        # The generators are independent, so who fills what cannot change a number; the interpreter is free meanwhile.
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(lambda pair: pair[0].normal_(generator=pair[1]), zip(noise, generators, strict=True)):
+                pass
+        return
+    for item, generator in zip(noise, generators, strict=True):
+        item.normal_(generator=generator)
 
 
 def quantile(x: Tensor, q: float) -> Tensor:

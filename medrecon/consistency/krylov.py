@@ -7,7 +7,7 @@ from functools import cached_property
 from torch import Tensor
 
 from medrecon.consistency.base import Consistency
-from medrecon.errors import NotSupported
+from medrecon.errors import BadInput, NotSupported
 from medrecon.prior.denoiser import Estimate, Prior
 from medrecon.solvers.likelihood import Gaussian, Likelihood
 from medrecon.solvers.norm import norm
@@ -23,6 +23,8 @@ class Decomposed(Consistency):
 
     def __init__(self, prior: Prior, likelihood: Likelihood, *, gamma: float = 1.0, cg_steps: int = 5) -> None:
         super().__init__(prior, likelihood)
+        if not gamma > 0:
+            raise BadInput(f"gamma = {gamma}: expected a positive number")
         self.gamma, self.cg_steps = gamma, cg_steps
 
     @cached_property

@@ -48,8 +48,8 @@ class Perturbed(Proximal):
     """A draw instead of the minimiser: data and mean are perturbed by their own noise, then solved (perturb and solve).
 
     The result is an exact draw from the Gaussian N(D, r^2) times the likelihood (Papandreou and Yuille 2010), so with
-    fresh noise at every level (`renoise`, eta 1) the samples have the posterior's spread. The last level returns the
-    minimiser, whose missing spread is that of the lowest noise level.
+    fresh noise at every level (`renoise`, eta 1) the samples have the posterior's spread. The last level returns a draw
+    too: without it the spread at the lowest noise level would be missing.
     """
 
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:

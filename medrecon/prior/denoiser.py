@@ -43,7 +43,10 @@ class Prior(nn.Module, ABC):
         """E[x | x + sigma n = noisy]."""
 
     def error(self, sigma: Tensor) -> Tensor:
-        """r^2: mean squared error of `denoise` per real component; by default that of a white Gaussian of `data_std`."""
+        """r^2: mean squared error of `denoise` per real component.
+
+        By default that of a white Gaussian of `data_std`, which no better denoiser of such images exceeds.
+        """
         c = self.data_std**2
         return c * sigma**2 / (c + sigma**2)
 

@@ -64,6 +64,9 @@ class StationaryGaussian(Prior):
             raise BadInput(
                 f"spectrum of shape {tuple(spectrum.shape)} for a mean of {tuple(mean.shape)}: expected equal shapes, values >= 0"
             )
+        axes = tuple(range(spectrum.ndim))
+        if not mean.is_complex() and not torch.allclose(spectrum, spectrum.flip(axes).roll([1] * len(axes), axes)):
+            raise BadInput("spectrum of a real field differs between opposite frequencies: make it even, or the mean complex")
         self.register_buffer("mean", mean)
         self.register_buffer("spectrum", spectrum)
         self.field = "complex" if mean.is_complex() else "real"
@@ -89,7 +92,10 @@ class StationaryGaussian(Prior):
 
 
 class GaussianMixture(Prior):
-    """sum_i weights_i N(means_i, variances_i I): means (component, *image), variances per real component."""
+    """sum_i weights_i N(means_i, variances_i I): means (component, *image), variances per real component.
+
+    `error` is the inherited formula, an upper bound here: the error of the best scalar times the noisy image.
+    """
 
     means: Tensor
     log_weights: Tensor
@@ -110,8 +116,8 @@ class GaussianMixture(Prior):
 
     def denoise(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         ones = [1] * self.image_axes
-        level = torch.as_tensor(sigma, dtype=self.variances.dtype, device=noisy.device).unsqueeze(-1 - self.image_axes)
-        level = level if level.ndim > self.image_axes else level.reshape(1, *ones)
+        level = torch.as_tensor(sigma, dtype=self.variances.dtype, device=noisy.device)
+        level = level.unsqueeze(-1 - self.image_axes) if level.ndim else level
         variances = self.variances.reshape(-1, *ones)
         total = variances + level**2
         offset = noisy.unsqueeze(-1 - self.image_axes) - self.means

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -13,15 +14,20 @@ from medrecon.prior.denoiser import Prior
 
 
 def preconditioned(network: nn.Module, noisy: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-    """D = c_skip u + c_out F(c_in u, ln(sigma)/4) for channel images (batch, channel, y, x) and sigma (batch,)."""
+    """D = c_skip u + c_out F(c_in u, ln(sigma)/4) for channel images (batch, channel, y, x) and sigma (batch,).
+
+    The network computes in the precision of its own weights, all else in that of the images.
+    """
     s = sigma[:, None, None, None]
     c_in = (s**2 + sigma_data**2).rsqrt()
-    hidden = network((c_in * noisy).contiguous(memory_format=torch.channels_last), sigma.log() / 4)
+    kind = next((p.dtype for p in network.parameters()), noisy.dtype)
+    hidden = network((c_in * noisy).to(kind, memory_format=torch.channels_last), (sigma.log() / 4).to(kind))
     return (sigma_data * c_in) ** 2 * noisy + s * sigma_data * c_in * hidden.to(noisy.dtype)
 
 
 class NetworkPrior(Prior):
-    """A trained denoiser. `error_curve`: pairs (sigma, r^2) measured on images outside its training set.
+    """A trained denoiser. `error_curve`: pairs (sigma, r^2) measured on images outside its training set; without it
+    `error` is the formula for white images.
 
     `kappas`: pairs (calibration lines, kappa), see `Prior.scale`. `images_at_once` bounds memory: the network runs on
     that many images at a time (about 90 bytes per pixel and full-resolution channel).
@@ -34,20 +40,21 @@ class NetworkPrior(Prior):
         field: str,
         sigma_data: float,
         sigma_range: tuple[float, float],
-        error_curve: Sequence[Sequence[float]],
+        error_curve: Sequence[Sequence[float]] = (),
         kappas: Sequence[Sequence[float]] = (),
         domain_name: str = "any",
         card: Mapping[str, str] | None = None,
         images_at_once: int = 8,
     ) -> None:
         super().__init__()
+        if field not in ("real", "complex"):
+            raise BadInput(f"field {field!r}: expected real or complex")
+        if not 0 < sigma_data < math.inf or not 0 < sigma_range[0] < sigma_range[1]:
+            raise BadInput(f"sigma_data = {sigma_data}, sigma_range = {sigma_range}: expected positive numbers, the range rising")
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.field, self.sigma_data, self.sigma_range, self.domain_name = field, sigma_data, sigma_range, domain_name
         self.data_std = sigma_data
-        curve = torch.tensor(sorted(map(tuple, error_curve)), dtype=torch.float64)
-        if curve.ndim != 2 or curve.shape[1] != 2 or len(curve) < 2 or bool((curve <= 0).any()):
-            raise BadInput("error curve: expected at least two pairs (sigma, mean squared error), all positive")
-        self._log_sigma, self._log_error = curve[:, 0].log(), curve[:, 1].log()
+        self._curve = _log_curve(error_curve) if len(error_curve) else None
         self.kappas = sorted((float(a), float(b)) for a, b in kappas)
         self.card = dict(card or {})
         self.images_at_once = images_at_once
@@ -68,15 +75,18 @@ class NetworkPrior(Prior):
         return from_channels(torch.cat(parts)).reshape(noisy.shape)
 
     def error(self, sigma: Tensor) -> Tensor:
-        """The card's curve, interpolated in log-log; beyond its ends sigma^2 below and the last value above."""
-        at = torch.as_tensor(sigma).detach().to("cpu", torch.float64).log()
-        knots, values = self._log_sigma, self._log_error
+        """The card's curve, interpolated in log-log; beyond its ends like sigma^2 below and the last value above."""
+        if self._curve is None:
+            return super().error(sigma)
+        sigma = torch.as_tensor(sigma, dtype=None if isinstance(sigma, Tensor) else torch.float64)
+        at = sigma.detach().to("cpu", torch.float64).log()
+        knots, values = self._curve
         right = torch.searchsorted(knots, at).clamp(1, len(knots) - 1)
         t = (at - knots[right - 1]) / (knots[right] - knots[right - 1])
         inside = values[right - 1] + t.clamp(0, 1) * (values[right] - values[right - 1])
         # Below the first knot the error falls like the noise variance itself.
         result = (inside + 2 * (at - knots[0]).clamp(max=0)).exp()
-        return result.to(device=torch.as_tensor(sigma).device, dtype=torch.as_tensor(sigma).dtype)
+        return result.to(sigma)
 
     def scale(self, calib_lines: int | None) -> float:
         if not self.kappas:
@@ -91,3 +101,13 @@ class NetworkPrior(Prior):
     def extra_repr(self) -> str:
         n = sum(p.numel() for p in self.network.parameters())
         return f"{self.domain_name}, {self.field}, {n / 1e6:.2f} M parameters, sigma {self.sigma_range}"
+
+
+def _log_curve(pairs: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
+    """ln sigma, rising, and ln r^2."""
+    curve = torch.tensor(sorted(map(tuple, pairs)), dtype=torch.float64)
+    if curve.ndim != 2 or curve.shape[1] != 2 or len(curve) < 2 or not bool(((curve > 0) & curve.isfinite()).all()):
+        raise BadInput("error curve: expected at least two pairs (sigma, mean squared error), all positive")
+    if not bool((curve[1:, 0] > curve[:-1, 0]).all()):
+        raise BadInput("error curve: the same sigma twice")
+    return curve[:, 0].log(), curve[:, 1].log()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from medrecon.errors import BadInput
 
 
 def edm_levels(steps: int, high: float, low: float, rho: float = 7.0) -> Tensor:
@@ -14,13 +18,19 @@ def edm_levels(steps: int, high: float, low: float, rho: float = 7.0) -> Tensor:
 
 
 def vp_levels(steps: int, high: float, low: float) -> Tensor:
-    """`steps` levels of the DDPM schedule (1000 times, beta 1e-4 to 0.02) evenly skipped, those within high..low, then 0.
+    """`steps` levels evenly spaced in the times of the DDPM schedule (1000 times, beta 1e-4 to 0.02), within high..low, then 0.
 
-    The levels are thinned after clipping, so that `steps` evaluations are always made.
+    The times are spread after clipping, so that `steps` evaluations are always made; ln sigma is linear between whole times.
+    Raises `BadInput` where the schedule (0.01 to 157.4) has no level within high..low.
     """
     beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     survival = torch.cumprod(1 - beta, 0)
-    sigma = ((1 - survival) / survival).sqrt()
-    inside = sigma[(sigma <= high) & (sigma >= low)]
-    index = torch.linspace(len(inside) - 1, 0, steps, dtype=torch.float64).round().long()
-    return torch.cat([inside[index], inside.new_zeros(1)])
+    log = ((1 - survival) / survival).log() / 2
+    inside = log[(log <= math.log(high)) & (log >= math.log(low))]
+    if len(inside) == 0:
+        raise BadInput(f"the DDPM schedule has no noise level between {low:.3g} and {high:.3g}: it goes from 0.01 to 157.4")
+    time = torch.linspace(len(inside) - 1, 0, steps, dtype=torch.float64)
+    below = time.floor().long()
+    above = (below + 1).clamp(max=len(inside) - 1)
+    levels = torch.lerp(inside[below], inside[above], time - below).exp()
+    return torch.cat([levels, levels.new_zeros(1)])

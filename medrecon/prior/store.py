@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from medrecon.errors import BadInput, nearest
@@ -57,8 +58,13 @@ def load(name: str | os.PathLike[str]) -> NetworkPrior:
     path = _path(name)
     facts = metadata(path)
     try:
-        network = UNet(**facts["network"])
-        network.load_state_dict(load_file(os.fspath(path)))
+        weights = {name: weight.float() for name, weight in load_file(os.fspath(path)).items()}
+        # Built without memory: a file that announces a huge network cannot make us allocate it.
+        if sum(facts["network"]["blocks"]) > len(weights):
+            raise BadInput(f"{path}: announces more blocks than it has weights")
+        with torch.device("meta"):
+            network = UNet(**facts["network"])
+        network.load_state_dict(weights, assign=True)
         return NetworkPrior(
             network.eval().requires_grad_(False),
             field=facts["field"],
@@ -69,7 +75,7 @@ def load(name: str | os.PathLike[str]) -> NetworkPrior:
             domain_name=facts.get("domain", path.stem),
             card=facts.get("card", {}),
         )
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"{path}: weights do not fit their own metadata: {str(error).splitlines()[0]}") from error
 
 

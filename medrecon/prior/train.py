@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -13,12 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medrecon.errors import BadInput
+from medrecon.errors import BadInput, Diverged
 from medrecon.files import atomic_file
 
 Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 Batches = Callable[[np.random.Generator], Tensor]
 Report = Callable[[int, float], None]
+
+PATIENCE = 100
+"""So many skipped steps in a row are no accident."""
 
 
 @dataclass(frozen=True)
@@ -47,93 +51,99 @@ class Averaged:
                 self.weights[key].lerp_(value, 1 - decay) if value.is_floating_point() else self.weights[key].copy_(value)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """Everything that changes while training, and what must be the same when it goes on."""
+
+    network: nn.Module
+    averaged: Averaged
+    optimiser: torch.optim.Optimizer
+    noise: torch.Generator
+    patches: np.random.Generator
+    fixed: Mapping[str, Any]
+
+
 def train(
-    network: nn.Module, loss: Loss, batches: Batches, plan: Plan, checkpoint: Path, report: Report | None = None
+    network: nn.Module,
+    loss: Loss,
+    batches: Batches,
+    plan: Plan,
+    checkpoint: Path,
+    report: Report | None = None,
+    *,
+    circumstances: Mapping[str, Any] | None = None,
 ) -> dict[str, Tensor]:
     """The averaged weights after `plan.iterations` steps.
 
     `batches(rng)` gives the next clean batch (batch, channel, y, x). All randomness comes from generators whose state
     is in the checkpoint, so a run that was killed and called again ends with the same weights as an unbroken one (same
-    machine, torch and number of threads). A step whose loss is not finite or 8 times the running mean is skipped.
+    machine, torch and number of threads). A checkpoint of another plan or other `circumstances` (numbers and texts: what
+    the batches are made of) is refused. A step whose loss is not finite or 8 times the running mean is skipped; raises
+    `Diverged` after 100 of them in a row.
     """
     optimiser = torch.optim.AdamW(network.parameters(), plan.learning_rate, (0.9, 0.99), weight_decay=plan.weight_decay)
     noise, patches = torch.Generator().manual_seed(plan.seed), np.random.default_rng(plan.seed)
-    averaged, done, running = Averaged(network), 0, math.nan
+    averaged, done, running, skipped = Averaged(network), 0, math.nan, 0
+    state = _Run(network, averaged, optimiser, noise, patches, {**asdict(plan), **(circumstances or {})})
     if checkpoint.exists():
-        done, running = _restore(checkpoint, network, averaged, optimiser, noise, patches, plan)
+        done, running = _restore(checkpoint, state)
     network.train()
     for step in range(done, plan.iterations):
         for group in optimiser.param_groups:
-            group["lr"] = plan.learning_rate * min(1.0, (step + 1) / plan.warm_up) * 0.5 * (1 + math.cos(math.pi * step / plan.iterations))
+            group["lr"] = _rate(plan, step)
         value = loss(network, batches(patches), noise)
         optimiser.zero_grad(set_to_none=True)
-        now = float(value.detach())
+        now, skipped = float(value.detach()), skipped + 1
         if math.isfinite(now) and not now > 8 * running:
             value.backward()
             if bool(torch.isfinite(nn.utils.clip_grad_norm_(network.parameters(), plan.clip))):
                 optimiser.step()
-                running = now if math.isnan(running) else 0.99 * running + 0.01 * now
+                running, skipped = now if math.isnan(running) else 0.99 * running + 0.01 * now, 0
+        if skipped >= PATIENCE:
+            raise Diverged(f"step {step + 1}: the loss was unusable ({now:.3g}) {PATIENCE} times in a row: look for NaN in the images")
         averaged.update(network, min(plan.average, (step + 1) / (step + 10)))
         if (step + 1) % plan.every == 0 or step + 1 == plan.iterations:
-            _save(checkpoint, step + 1, running, network, averaged, optimiser, noise, patches, plan)
+            _save(checkpoint, step + 1, running, state)
         if report is not None:
             report(step + 1, running)
     return averaged.weights
 
 
-def _save(
-    path: Path,
-    done: int,
-    running: float,
-    network: nn.Module,
-    averaged: Averaged,
-    optimiser: torch.optim.Optimizer,
-    noise: torch.Generator,
-    patches: np.random.Generator,
-    plan: Plan,
-) -> None:
+def _rate(plan: Plan, step: int) -> float:
+    """The learning rate of a step: linear warm-up, cosine decay to 0."""
+    return plan.learning_rate * min(1.0, (step + 1) / max(1, plan.warm_up)) * 0.5 * (1 + math.cos(math.pi * step / plan.iterations))
+
+
+def _save(path: Path, done: int, running: float, run: _Run) -> None:
     state: Mapping[str, Any] = {
         "done": done,
         "running": running,
-        "network": network.state_dict(),
-        "averaged": averaged.weights,
-        "optimiser": optimiser.state_dict(),
-        "noise": noise.get_state(),
-        "patches": _as_text(patches.bit_generator.state),
-        "plan": asdict(plan),
+        "network": run.network.state_dict(),
+        "averaged": run.averaged.weights,
+        "optimiser": run.optimiser.state_dict(),
+        "noise": run.noise.get_state(),
+        "patches": json.dumps(run.patches.bit_generator.state),
+        "fixed": json.dumps(run.fixed),
     }
     with atomic_file(path, force=True) as temporary:
         torch.save(state, os.fspath(temporary))
 
 
-def _as_text(state: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(state)
-
-
-def _restore(
-    path: Path,
-    network: nn.Module,
-    averaged: Averaged,
-    optimiser: torch.optim.Optimizer,
-    noise: torch.Generator,
-    patches: np.random.Generator,
-    plan: Plan,
-) -> tuple[int, float]:
-    import json
+def _restore(path: Path, run: _Run) -> tuple[int, float]:
     import pickle
 
     try:
         state = torch.load(path, weights_only=True)
-    except (RuntimeError, OSError, pickle.UnpicklingError, EOFError) as error:
-        raise BadInput(f"{path}: not a readable checkpoint; delete it to start again ({str(error).splitlines()[0]})") from error
-    if state["plan"] != asdict(plan):
-        different = [k for k, v in asdict(plan).items() if state["plan"].get(k) != v]
-        raise BadInput(f"{path}: was made with other settings ({', '.join(different)}); give the same ones or delete it")
-    network.load_state_dict(state["network"])
-    averaged.weights = state["averaged"]
-    optimiser.load_state_dict(state["optimiser"])
-    noise.set_state(state["noise"])
-    patches.bit_generator.state = json.loads(state["patches"])
-    return int(state["done"]), float(state["running"])
+        before, now = json.loads(state["fixed"]), json.loads(json.dumps(run.fixed))
+        different = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+        if different:
+            raise BadInput(f"{path}: was made with other settings ({', '.join(different)}); give the same ones or delete it")
+        run.network.load_state_dict(state["network"])
+        run.averaged.weights = state["averaged"]
+        run.optimiser.load_state_dict(state["optimiser"])
+        run.noise.set_state(state["noise"])
+        run.patches.bit_generator.state = json.loads(state["patches"])
+        return int(state["done"]), float(state["running"])
+    except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{path}: not a checkpoint of this training; delete it to start again ({reason})") from error

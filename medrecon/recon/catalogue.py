@@ -12,9 +12,9 @@ HEAD = """# Methods
 
 Made by `medrecon methods --markdown > docs/methods.md` from the table in `medrecon/recon/recipes.py`; do not edit.
 Every setting can be given as `--set name=value`, or as a keyword of `medrecon.reconstruct`. Columns after the default are presets
-(`--preset NAME`; several samples take `sample` where there is one, else the first). Rows without code quotes are parts that a preset
-exchanges. `spread`: factor from the spread of the draws to the posterior's standard deviation; without it, draws say nothing of
-uncertainty.
+(`--preset NAME`; several samples take `sample` where there is one, else the first) with all their values; an empty cell: the preset
+has no such setting. Rows without code quotes are parts that a preset exchanges. `spread`: factor from the spread of the draws to the
+posterior's standard deviation; without it, draws say nothing of uncertainty.
 """
 
 
@@ -29,7 +29,7 @@ def catalogue(methods: Mapping[str, Recipe]) -> dict[str, dict[str, Any]]:
             "settings": {key: _readable(value) for key, value in recipe.settings.items()},
             "presets": {
                 preset: {key: _readable(value) for key, value in {**values, **recipe.parts.get(preset, {})}.items()}
-                for preset, values in recipe.presets.items()
+                for preset, values in ((name, recipe.with_preset(name).settings) for name in recipe.presets)
             },
         }
         for name, recipe in methods.items()

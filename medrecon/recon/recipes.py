@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Integral, Real
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +22,9 @@ from medrecon.sample.multistep import multistep
 from medrecon.solvers import classical
 from medrecon.solvers.likelihood import Likelihood
 from medrecon.tensors import Draw
+
+DRIVER = ("steps", "average")
+"""Settings of the driver itself: noise levels or iterations, and how many draws make one sample."""
 
 Iteration = Callable[..., Iterator[Step]]
 """(prior, likelihood, x, sigmas, draw, **settings) -> steps: sees both prior and data."""
@@ -43,7 +47,8 @@ class Recipe:
 
     Either `consistency` and `sampler`, or `iteration`. `settings`: every setting a user may give, with its default;
     `steps` and `average` are the driver's, the others go to the function that has them. `presets`: settings that
-    differ; `parts`: fields (consistency, sampler, schedule, spread) that differ, by preset. `preparation`: how scans are
+    differ; `parts`: fields (consistency, sampler, schedule, spread) that differ, by preset. A preset has only those
+    settings that one of its parts takes. `preparation`: how scans are
     prepared. `needs`: "prior", "noise". `kind`: "classical" (no randomness), "sampler" (calibrated spread), "point".
     `spread`: factor from the spread of its draws to the posterior's, None where it says nothing about uncertainty.
     """
@@ -76,21 +81,45 @@ class Recipe:
         if preset not in self.presets:
             known = ", ".join(self.presets) or "none"
             raise BadInput(f"method {self.name} has no preset {preset!r}: there are {known}{nearest(preset, list(self.presets))}")
-        settings = {**self.settings, **self.presets[preset]}
-        return replace(self, settings=settings, presets={}, parts={}, **self.parts.get(preset, {}))
+        ready = replace(self, presets={}, parts={}, **self.parts.get(preset, {}))
+        taken = ready.taken()
+        settings = {name: value for name, value in {**self.settings, **self.presets[preset]}.items() if name in taken}
+        return replace(ready, settings=settings)
 
     def with_settings(self, given: Mapping[str, Any]) -> Recipe:
-        """The recipe with a user's settings; an unknown name is an error that offers the nearest."""
-        for name in given:
+        """The recipe with a user's settings; an unknown name or a value of another kind is an error that says what fits.
+
+        Draws with another share of fresh noise than the recipe's own have no known spread.
+        """
+        for name, value in given.items():
             if name not in self.settings:
                 known = ", ".join(self.settings) or "none"
                 raise BadInput(f"method {self.name} has no setting {name!r}: there are {known}{nearest(name, list(self.settings))}")
-        return replace(self, settings={**self.settings, **given})
+            _check_kind(name, value, self.settings[name])
+        calibrated = given.get("eta", self.settings.get("eta")) == self.settings.get("eta")
+        return replace(self, settings={**self.settings, **given}, spread=self.spread if calibrated else None)
+
+    def taken(self) -> frozenset[str]:
+        """The names of the settings that have an effect: the driver's and those that a part takes by keyword."""
+        parts = (self.iteration,) if self.iteration is not None else (self.consistency, self.sampler)
+        return frozenset({*DRIVER, *(name for part in parts if part is not None for name in _keywords(part))})
 
     def settings_for(self, function: Callable[..., Any]) -> dict[str, Any]:
         """The settings that a part takes by keyword."""
-        names = [n for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
-        return {name: self.settings[name] for name in names if name in self.settings}
+        return {name: self.settings[name] for name in _keywords(function) if name in self.settings}
+
+
+def _keywords(function: Callable[..., Any]) -> list[str]:
+    return [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+
+
+def _check_kind(name: str, value: object, default: object) -> None:
+    """Raises `BadInput` unless `value` can stand where `default` does: a number, whole where it is; None where it is."""
+    kind = {bool: bool, int: Integral, str: str}.get(type(default), Real)
+    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if not (fits or (kind is Real and isinstance(value, Tensor)) or (default is None and value is None)):
+        expected = {bool: "true or false", Integral: "a whole number", str: "a text"}.get(kind, "a number")
+        raise BadInput(f"setting {name} = {value!r}: expected {expected}, as in {name}={default}")
 
 
 _MEAN = partial(Proximal, variance=noise_level)
@@ -127,7 +156,7 @@ METHODS: dict[str, Recipe] = {
             reference="Pruessmann et al. 2001, doi:10.1002/mrm.1241",
             kind="classical",
             iteration=_without_prior(classical.least_squares),
-            settings={"steps": 30, "weight": 0.0, "tolerance": 1e-6},
+            settings={"steps": 30, "weight": 0.0, "damping": 0.0, "tolerance": 1e-6},
         ),
         Recipe(
             name="l1_wavelet",
@@ -136,7 +165,7 @@ METHODS: dict[str, Recipe] = {
             kind="classical",
             iteration=_without_prior(classical.wavelet_l1),
             needs=("noise",),
-            settings={"steps": 100, "weight": None, "wavelet": "db2", "levels": 4, "tolerance": 1e-4},
+            settings={"steps": 100, "weight": None, "strength": 1.0, "wavelet": "db2", "levels": 4, "tolerance": 1e-4},
         ),
         Recipe(
             name="tv",
@@ -145,7 +174,7 @@ METHODS: dict[str, Recipe] = {
             kind="classical",
             iteration=_without_prior(classical.total_variation),
             needs=("noise",),
-            settings={"steps": 200, "weight": None, "tolerance": 1e-4},
+            settings={"steps": 200, "weight": None, "strength": 1.0, "tolerance": 1e-4},
         ),
         Recipe(
             name="zero_filled",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,14 +17,14 @@ from medrecon.prior.denoiser import Prior
 from medrecon.recon.recipes import Recipe, recipe
 from medrecon.solvers.likelihood import Gaussian, Likelihood
 from medrecon.solvers.norm import norm
-from medrecon.tensors import complex_dtype, real_dtype, seeded_draw
+from medrecon.tensors import seeded_draw
 
 Progress = Callable[[int, int, str], None]
 
 START = 20.0
 """The first noise level in units of the prior's standard deviation: it must drown the image."""
-FINEST = 0.01
-"""The last noise level is at most this, and at most a fifth of the data's noise seen in the image."""
+FINEST = 1 / 30
+"""The last noise level in the same units is at most this, and at most a fifth of the data's noise seen in the image."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,13 @@ class Solution:
 
 
 def resolved(method: str, preset: str | None, samples: int, steps: int | None, settings: dict[str, Any]) -> tuple[Recipe, str | None]:
-    """The recipe with preset and settings in place, and the name of the preset."""
+    """The recipe with preset and settings in place, and the name of the preset.
+
+    `spread` then counts from the spread of what is returned: means of `average` draws.
+    """
     found = recipe(method)
+    if samples < 1:
+        raise BadInput(f"samples = {samples}: expected at least 1")
     chosen = preset if preset is not None else found.default_preset(samples)
     given = {**settings} if steps is None else {**settings, "steps": steps}
     ready = found.with_preset(chosen).with_settings(given)
@@ -64,6 +69,8 @@ def resolved(method: str, preset: str | None, samples: int, steps: int | None, s
         raise BadInput(f"steps = {ready.settings['steps']}, average = {ready.settings.get('average', 1)}: expected at least 1")
     if ready.kind == "classical" and samples > 1:
         raise NotSupported(f"method {method} has no randomness: samples of it would all be equal; use dds for several samples")
+    if ready.spread is not None:
+        ready = replace(ready, spread=ready.spread * ready.settings.get("average", 1) ** 0.5)
     return ready, chosen
 
 
@@ -118,7 +125,7 @@ def run_recipe(
     y = likelihood.y
     axes = len(likelihood.domain)
     batch = tuple(y.shape[: y.ndim - _data_axes(likelihood)])
-    dtype = _image_dtype(y, prior)
+    dtype = _image_dtype(y, prior if "prior" in ready.needs else None)
     average = int(ready.settings.get("average", 1))
     draws = samples * average if ready.kind != "classical" else 1
     x = torch.zeros(draws, *batch, *likelihood.domain, dtype=dtype, device=y.device)
@@ -157,7 +164,8 @@ def noise_range(likelihood: Likelihood, prior: Prior) -> tuple[float, float]:
     """The last and first noise level: fine enough for the data's noise, coarse enough to drown the image."""
     smallest, largest = prior.sigma_range
     size = norm(likelihood.A, like=likelihood.back) if isinstance(likelihood, Gaussian) else 1.0
-    low = max(smallest, min(FINEST, 0.2 / size)) if size > 0 else FINEST
+    finest = FINEST * prior.data_std
+    low = max(smallest, min(finest, 0.2 / size) if size > 0 else finest)
     return low, max(min(largest, START * prior.data_std), 2 * low)
 
 
@@ -166,6 +174,8 @@ def _data_axes(likelihood: Likelihood) -> int:
 
 
 def _image_dtype(y: Tensor, prior: Prior | None) -> torch.dtype:
-    if prior is None:
-        return y.dtype
-    return complex_dtype(y.dtype) if prior.field == "complex" else real_dtype(y.dtype)
+    """That of the data: a prior of the other field would leave half of each number without prior or without noise."""
+    if prior is not None and (prior.field == "complex") != y.is_complex():
+        kind = "complex" if y.is_complex() else "real"
+        raise BadInput(f"prior {prior.domain_name!r} knows {prior.field} images, the data are {kind}: choose a {kind} prior")
+    return y.dtype

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from medrecon.errors import BadInput
 from medrecon.iterate import Step
 from medrecon.prior.denoiser import Estimate, Prior
 from medrecon.tensors import Draw
@@ -30,6 +31,8 @@ def renoise(prior: Prior, x: Tensor, sigmas: Tensor, draw: Draw, *, eta: float =
     With a consistency that returns draws and eta 1 this is decoupled annealing (Zhang et al. 2024, arXiv:2407.01521),
     exact for exact draws. With one that returns means the spread shrinks, by sqrt((1 + sqrt(1 - eta^2)) / 2).
     """
+    if not 0 <= eta <= 1:
+        raise BadInput(f"eta = {eta}: expected 0 to 1, the share of fresh noise")
     for sigma, lower in pairwise(sigmas):
         x = _mixed(prior.estimate(x, sigma, lower, draw), lower, eta, draw)
         yield Step(x, lower)

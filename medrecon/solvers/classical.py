@@ -46,13 +46,17 @@ def zero_filled(likelihood: Likelihood, x: Tensor) -> Iterator[Step]:
     yield Step(image, _misfit(gaussian, image))
 
 
-def least_squares(likelihood: Likelihood, x: Tensor, *, weight: Tensor | float = 0.0, tolerance: float = 1e-6) -> Iterator[Step]:
-    """min |A x - y|^2 / 2 + weight/2 |x|^2 by conjugate gradients from x: SENSE, and its kin elsewhere.
+def least_squares(
+    likelihood: Likelihood, x: Tensor, *, weight: Tensor | float = 0.0, damping: float = 0.0, tolerance: float = 1e-6
+) -> Iterator[Step]:
+    """min |A x - y|^2 / 2 + (weight + damping |A|^2)/2 |x|^2 by conjugate gradients from x: SENSE, and its kin elsewhere.
 
     With weight 0 the number of steps is the regularisation. `measure`: relative residual of the normal equations.
     Pruessmann et al. 2001.
     """
     gaussian = _gaussian(likelihood, "least_squares")
+    if damping:
+        weight = weight + damping * norms(gaussian.A, 15, like=x) ** 2
     return cg(shifted(gaussian.normal, weight), gaussian.back, x, tolerance=tolerance)
 
 
@@ -61,30 +65,33 @@ def wavelet_l1(
     x: Tensor,
     *,
     weight: Tensor | float | None = None,
+    strength: float = 1.0,
     wavelet: str = "db2",
     levels: int = 4,
     tolerance: float = 1e-4,
 ) -> Iterator[Step]:
     """min |A x - y|^2 / 2 + weight |W x|_1 by FISTA from x; W an orthonormal wavelet transform over the image's axes.
 
-    `weight` None: `automatic_weight` with WAVELET_FACTOR. Lustig, Donoho and Pauly 2007.
+    `weight` None: `strength` times the `automatic_weight` with WAVELET_FACTOR. Lustig, Donoho and Pauly 2007.
     """
     gaussian = _gaussian(likelihood, "wavelet_l1")
     largest = norms(gaussian.A, 15, margin=MARGIN, like=x)
-    weight = automatic_weight(largest, WAVELET_FACTOR) if weight is None else weight
+    weight = strength * automatic_weight(largest, WAVELET_FACTOR) if weight is None else weight
     penalty = WaveletL1(gaussian.domain, wavelet, levels)
     return fista(gaussian, penalty, x, weight=weight, step=1 / largest**2, tolerance=tolerance)
 
 
-def total_variation(likelihood: Likelihood, x: Tensor, *, weight: Tensor | float | None = None, tolerance: float = 1e-4) -> Iterator[Step]:
+def total_variation(
+    likelihood: Likelihood, x: Tensor, *, weight: Tensor | float | None = None, strength: float = 1.0, tolerance: float = 1e-4
+) -> Iterator[Step]:
     """min |A x - y|^2 / 2 + weight TV(x), isotropic and periodic, by a primal-dual iteration from x.
 
-    `weight` None: `automatic_weight` with VARIATION_FACTOR. On the BART golden scan the primal-dual steps were as
+    `weight` None: `strength` times the `automatic_weight` with VARIATION_FACTOR. On the BART golden scan the primal-dual steps were as
     accurate as ADMM at the same number of A^H A, and cheaper. Block, Uecker and Frahm 2007; Condat 2013.
     """
     gaussian = _gaussian(likelihood, "total_variation")
     largest = norms(gaussian.A, 15, margin=MARGIN, like=x)
-    weight = automatic_weight(largest, VARIATION_FACTOR) if weight is None else weight
+    weight = strength * automatic_weight(largest, VARIATION_FACTOR) if weight is None else weight
     penalty = TotalVariation(gaussian.domain)
     bound = norm(penalty.operator, margin=MARGIN, like=x)
     return pdhg(gaussian, penalty, x, weight=weight, lipschitz=largest**2, operator_norm=bound, balance=BALANCE, tolerance=tolerance)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medrecon.errors import BadInput
+from medrecon.errors import BadInput, nearest
+from medrecon.files import check_readable
 
 Array = NDArray[Any]
 
@@ -28,6 +32,15 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def digest(self) -> str:
+        """A text that changes with any image or name of a subject."""
+        found = hashlib.sha256()
+        for image, subject in zip(self.images, self.subjects, strict=True):
+            found.update(f"{subject} {image.shape}".encode())
+            found.update(np.ascontiguousarray(image).data)
+        return found.hexdigest()
+
     def without(self, subjects: Iterable[str]) -> ImageSet:
         """The set less the named subjects; a name ending in * drops every subject that begins so."""
         return self._where(subjects, keep=False)
@@ -40,7 +53,9 @@ class ImageSet:
         patterns = list(names)
         for pattern in patterns:
             if not any(_named(s, pattern) for s in self.subjects):
-                raise BadInput(f"no subject {pattern!r} in the training data: there are {', '.join(sorted(set(self.subjects))[:12])}, ...")
+                known = sorted(set(self.subjects))
+                shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+                raise BadInput(f"no subject {pattern!r} in the training data: there are {shown}{nearest(pattern, known)}")
         chosen = [i for i, s in enumerate(self.subjects) if any(_named(s, p) for p in patterns) == keep]
         return ImageSet([self.images[i] for i in chosen], [self.subjects[i] for i in chosen])
 
@@ -50,10 +65,10 @@ def _named(subject: str, pattern: str) -> bool:
 
 
 def read_images(paths: Sequence[Path]) -> ImageSet:
-    """All images under the given files and folders. One volume or archive entry `subject` is one subject.
+    """All images under the given files and folders. One volume, DICOM folder or archive entry `subject` is one subject.
 
-    npz archives hold `images` (n, y, x), optionally `subject` (n,) and `scale`. Everything else goes through
-    `medrecon.read`. Slices whose 99.5th percentile is zero are left out.
+    npz archives hold `images` (n, y, x), optionally `subject` (n,). Everything else goes through `medrecon.read`.
+    Slices whose 99.5th percentile is zero are left out.
     """
     images: list[Array] = []
     subjects: list[str] = []
@@ -61,6 +76,8 @@ def read_images(paths: Sequence[Path]) -> ImageSet:
         for name, slices in _slices(Path(path)):
             for image in slices:
                 level = float(np.quantile(image, 0.995))
+                if not math.isfinite(level):
+                    raise BadInput(f"{path}: an image of subject {name!r} holds NaN or infinity: mend it or leave the file out")
                 if level > 0:
                     images.append((image / level).clip(0, 4).astype(np.float16))
                     subjects.append(name)
@@ -70,25 +87,41 @@ def read_images(paths: Sequence[Path]) -> ImageSet:
 
 
 def _slices(path: Path) -> Iterable[tuple[str, Array]]:
-    if path.is_dir() and not any(path.glob("*.dcm")):
+    from medrecon.io import read
+    from medrecon.io.dicom_read import recognises
+
+    check_readable(path)
+    if path.is_dir() and not any(file.is_file() and recognises(file) for file in path.iterdir()):
         for entry in sorted(p for p in path.iterdir() if not p.name.startswith(".")):
             yield from _slices(entry)
         return
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            if "images" in archive:
-                images = archive["images"]
-                names = archive["subject"] if "subject" in archive else np.array([path.stem] * len(images))
-                for image, name in zip(images, names, strict=True):
-                    yield str(name), image[None].astype(np.float32)
-                return
-    from medrecon.io import read
-
+    archive = _archive(path) if path.suffix == ".npz" else None
+    if archive is not None:
+        for image, name in zip(*archive, strict=True):
+            yield str(name), np.abs(image[None]).astype(np.float32)
+        return
     volume = read(path)
     image = getattr(volume, "magnitude", None)
     if image is None:
         raise BadInput(f"{path}: raw data; training takes images: reconstruct them first")
-    yield path.stem, np.abs(image.numpy().reshape(-1, *volume.grid.shape[-2:])).astype(np.float32)
+    yield path.name if path.is_dir() else path.name.removesuffix(".gz").rpartition(".")[0] or path.name, np.abs(image.numpy().reshape(-1, *volume.grid.shape[-2:])).astype(np.float32)
+
+
+def _archive(path: Path) -> tuple[Array, Array] | None:
+    """Images (n, y, x) and the subject of each; None for an archive without `images`."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if "images" not in archive:
+                return None
+            images = archive["images"]
+            names = archive["subject"] if "subject" in archive else np.array([path.stem] * len(images))
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadInput(f"{path}: not a readable archive of images ({error})") from error
+    if images.ndim != 3 or names.shape != images.shape[:1] or images.dtype.kind not in "uifc":
+        raise BadInput(
+            f"{path}: images {images.shape} of {images.dtype}, subjects {names.shape}: expected numbers (n, y, x) and one name each"
+        )
+    return images, names
 
 
 class Patches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medrecon.errors import BadInput
+from medrecon.files import atomic_file, sha256
 from medrecon.linop.fourier import fft, ifft
 from medrecon.prior import store
 from medrecon.prior.losses import DenoisingLoss
@@ -74,12 +76,12 @@ def train_from_files(run: TrainingRun, progress: Callable[[int, int, str], None]
     images = everything.without(run.exclude) if run.exclude else everything
     learn, check = _split(images, run.validate)
     channels = 2 if run.field == "complex" else 1
-    torch.manual_seed(run.seed)
-    network = UNet(channels=channels, **UNET_FULL)  # type: ignore[arg-type]
-    sigma_data = round(_rms(learn) / np.sqrt(channels), 3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        network = UNet(channels=channels, **UNET_FULL)  # type: ignore[arg-type]
+    sigma_data = round(_rms(learn) / math.sqrt(channels), 3)
     if run.init is not None:
-        sigma_data = float(store.metadata(run.init)["sigma_data"])
-        network.load_state_dict(store.load(run.init).network.state_dict())
+        network, sigma_data = _initial(run.init, run.field)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     plan = Plan(run.iterations, run.learning_rate, seed=run.seed)
     patches = Patches(learn.images, run.patch, run.batch, run.field)
@@ -90,7 +92,14 @@ def train_from_files(run: TrainingRun, progress: Callable[[int, int, str], None]
         if progress is not None:
             progress(step, run.iterations, f"loss {loss:.4f}")
 
-    weights = train(network, DenoisingLoss(sigma_data), patches, plan, checkpoint, report)
+    circumstances = {
+        "field": run.field,
+        "batch": run.batch,
+        "patch": run.patch,
+        "init": None if run.init is None else sha256(run.init),
+        "images": learn.digest,
+    }
+    weights = train(network, DenoisingLoss(sigma_data), patches, plan, checkpoint, report, circumstances=circumstances)
     minutes = (time.monotonic() - start) / 60
     network.load_state_dict(weights)
     prior = NetworkPrior(
@@ -98,7 +107,6 @@ def train_from_files(run: TrainingRun, progress: Callable[[int, int, str], None]
         field=run.field,
         sigma_data=sigma_data,
         sigma_range=SIGMA_RANGE,
-        error_curve=((0.01, 1e-4), (1.0, 1e-2)),
     )
     curve = error_curve(prior, check)
     facts = {
@@ -112,7 +120,7 @@ def train_from_files(run: TrainingRun, progress: Callable[[int, int, str], None]
         "card": {
             "training subjects": ", ".join(sorted(set(learn.subjects))),
             "training images": str(len(learn)),
-            "validation subjects": ", ".join(sorted(set(check.subjects))),
+            "validation subjects": ", ".join(sorted(set(check.subjects))) + ("" if check is not learn else " (trained on as well)"),
             "never seen": ", ".join(sorted(set(everything.subjects) - set(images.subjects))) or "none set apart",
             "licence": run.licence,
             "command": run.command(),
@@ -121,13 +129,25 @@ def train_from_files(run: TrainingRun, progress: Callable[[int, int, str], None]
         },
     }
     store.save(run.out, weights, facts)
-    run.out.with_suffix(".md").write_text(model_card(run.out.stem, facts, denoising_psnr(prior, check)), encoding="utf-8")
+    with atomic_file(run.out.with_suffix(".md"), force=True) as temporary:
+        temporary.write_text(model_card(run.out.stem, facts, denoising_psnr(prior, check)), encoding="utf-8")
     checkpoint.unlink(missing_ok=True)
     return run.out
 
 
+def _initial(path: Path, field: str) -> tuple[UNet, float]:
+    """The network of a prior to go on from, and its sigma_data."""
+    prior = store.load(path)
+    if prior.field != field:
+        raise BadInput(f"{path}: a prior of {prior.field} images cannot start one of {field} images")
+    assert isinstance(prior.network, UNet)
+    return prior.network.requires_grad_(True), prior.sigma_data
+
+
 def _split(images: ImageSet, validate: Sequence[str]) -> tuple[ImageSet, ImageSet]:
-    """Training and validation images, no subject in both."""
+    """Training and validation images, no subject in both (but for one or two subjects, which are in both)."""
+    if not len(images):
+        raise BadInput("every subject is excluded: leave some to train on")
     names = list(validate)
     if not names:
         every = sorted(set(images.subjects))

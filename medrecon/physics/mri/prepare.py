@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -11,19 +11,20 @@ import torch
 from torch import Tensor
 
 from medrecon.compute import chunk_length, memory_budget
-from medrecon.errors import BadInput, NotSupported, nearest
-from medrecon.linop.fourier import fft, ifft
-from medrecon.linop.operator import LinearOperator, Scaled
-from medrecon.physics.mri.calibration import HELP
+from medrecon.errors import BadInput, nearest
+from medrecon.linop.fourier import ifft
+from medrecon.linop.operator import Scaled
+from medrecon.physics.mri.calibration import calibration_size
 from medrecon.physics.mri.coils import rss, svd_compression
-from medrecon.physics.mri.espirit import espirit
+from medrecon.physics.mri.encoding import Batch, Encoding
+from medrecon.physics.mri.espirit import Espirit
 from medrecon.physics.mri.scan import MRIScan
-from medrecon.physics.mri.sense import sense
+from medrecon.physics.mri.sense import Sense, sense
+from medrecon.physics.mri.sensitivity import Calibration, from_centre, from_reference, given, in_scan_units, mixed
 from medrecon.physics.mri.survey import Survey, brightness, read_slices, survey, whitened_blocks
-from medrecon.physics.noise import mix_coils
 from medrecon.physics.scan import Problem, SliceArray
 from medrecon.solvers.likelihood import Gaussian
-from medrecon.tensors import centre_crop, fastmri_crop
+from medrecon.tensors import quantile
 
 SMALLEST_CENTRE = 8
 """A centre narrower than this calibrates nothing."""
@@ -77,25 +78,24 @@ def prepared(scan: MRIScan, budget: int | None, device: torch.device, **settings
             raise BadInput(f"MRI preparation has no setting {name!r}{nearest(name, known)}")
     plan = _checked(Preparation(**settings))
     found = survey(scan, calib=plan.calib_size, noise_std=plan.noise_std, whiten=plan.whiten, nan=plan.nan, look=plan.look)
-    encoding = _Encoding.of(scan, found.mask)
+    encoding = Encoding.of(scan, found.mask)
     compression, kept = _compression(found, plan)
+    matrices = tuple(m for m in (found.whitener.matrix if found.whitener else None, compression) if m is not None)
     scale = _scale(scan, found, plan)
-    facts = _facts(scan, found, plan, scale, encoding, kept)
-    bytes_each = encoding.bytes_per_item(scan.n_coils, plan.copies)
+    facts = _facts(scan, found, plan, scale, kept)
+    level = found.noise_std or 1.0
     limit = memory_budget(device) if budget is None else budget
-    for start, stop, data in encoding.batches(chunk_length(bytes_each, limit, encoding.n_items), plan.nan, device):
-        coil_axis = -3
-        for matrix in (found.whitener.matrix if found.whitener else None, compression):
-            data = data if matrix is None else mix_coils(matrix, data, axis=coil_axis)
-        operator, warnings = _operator(scan, data, encoding, plan, found, compression, start, stop)
-        level = found.noise_std or 1.0
-        likelihood = Gaussian(Scaled(operator, scale / level), encoding.shaped(data, plan.combine) / level)
+    length = chunk_length(encoding.bytes_per_item(scan.n_coils, plan.copies), limit, encoding.n_items)
+    for batch in encoding.batches(length, plan.nan, device):
+        batch = replace(batch, data=mixed(matrices, batch.data))
+        operator, warnings = _operator(batch, encoding, plan, found, matrices)
+        data = batch.data.unsqueeze(-3) if plan.combine == "rss" else batch.data
         yield Problem(
-            likelihood=likelihood,
-            grid=encoding.grid(start, stop),
+            likelihood=Gaussian(Scaled(operator, scale / level), data / level),
+            grid=encoding.grid(batch.start, batch.stop),
             scale=scale,
             noise_std=found.noise_std,
-            slices=range(start, stop),
+            slices=range(batch.start, batch.stop),
             facts={**facts, "warnings": [*facts["warnings"], *warnings]},
             display=_display(plan),
             crop=encoding.crop,
@@ -104,7 +104,19 @@ def prepared(scan: MRIScan, budget: int | None, device: torch.device, **settings
         )
 
 
+KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    **dict.fromkeys(("calib_size", "kernel", "sets", "virtual_coils"), (int, "a whole number")),
+    **dict.fromkeys(("noise_std", "threshold", "map_crop"), ((int, float), "a number")),
+    **dict.fromkeys(("whiten", "exact"), (bool, "true or false")),
+}
+"""What a setting may be; they come from people's keyboards."""
+
+
 def _checked(plan: Preparation) -> Preparation:
+    for name, (kind, words) in KINDS.items():
+        value = getattr(plan, name)
+        if not (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))) and not (name == "noise_std" and value is None):
+            raise BadInput(f"{name} = {value!r}: expected {words}")
     if plan.nan not in ("error", "zero"):
         raise BadInput(f"nan = {plan.nan!r}: expected error or zero")
     if plan.combine not in ("maps", "rss"):
@@ -114,103 +126,6 @@ def _checked(plan: Preparation) -> Preparation:
     if plan.sets < 1 or plan.calib_size < SMALLEST_CENTRE or plan.virtual_coils < 0:
         raise BadInput(f"sets {plan.sets}, calib_size {plan.calib_size}, virtual_coils {plan.virtual_coils}: one is out of range")
     return plan
-
-
-@dataclass(frozen=True)
-class _Encoding:
-    """How k-space becomes 2-D problems: the readout, where fully sampled, is transformed back and cropped once.
-
-    2-D scans: items are slices, problems (y, x). 3-D scans: items are readout positions, problems (z, y).
-    """
-
-    scan: MRIScan
-    mask: Tensor
-    hybrid: bool
-    start: int
-    width: int
-
-    @classmethod
-    def of(cls, scan: MRIScan, mask: Tensor) -> _Encoding:
-        hybrid = mask.shape[-1] == 1
-        nx = scan.matrix[-1]
-        # Columns decouple when the readout is complete, so cropping first gives the same columns at half the cost.
-        width = min(scan.crop[1], nx) if scan.crop is not None and hybrid else nx
-        if scan.image_axes == 3 and not hybrid:
-            raise NotSupported("3-D k-space with a mask that varies along the readout: reconstruct it with medrecon.solve and a 3-D prior")
-        return cls(scan, mask, hybrid, (nx - width) // 2, width)
-
-    @property
-    def volumetric(self) -> bool:
-        return self.scan.image_axes == 3
-
-    @property
-    def n_items(self) -> int:
-        return self.width if self.volumetric else self.scan.n_slices
-
-    @property
-    def image(self) -> tuple[int, int]:
-        """Matrix of one 2-D problem."""
-        matrix = self.scan.matrix
-        return (matrix[0], matrix[1]) if self.volumetric else (matrix[0], self.width)
-
-    @property
-    def sampling(self) -> Tensor:
-        """Mask of one 2-D problem."""
-        return self.mask[..., 0] if self.volumetric else self.mask
-
-    @property
-    def axes(self) -> tuple[int, ...]:
-        """Axes of a 2-D problem that are still in k-space."""
-        return (-2, -1) if self.volumetric or not self.hybrid else (-2,)
-
-    def bytes_per_item(self, n_coils: int, copies: int) -> int:
-        """Data, maps in two layouts, calibration, and for every copy its coil images and a few images."""
-        one = self.image[0] * self.image[1] * 8
-        return one * (6 * n_coils + copies * (2 * n_coils + 12))
-
-    def batches(self, length: int, nan: str, device: torch.device) -> Iterator[tuple[int, int, Tensor]]:
-        """(start, stop, data (item, coil, ...)) in hybrid space, oversampling removed."""
-        if self.volumetric:
-            if self.scan.n_slices != 1:
-                raise NotSupported(f"{self.scan.n_slices} volumes in one scan: pick one (--slices 0:1)")
-            whole = self._readout(read_slices(self.scan, 0, 1, nan, torch.device("cpu")))[0].movedim(-1, 0)
-            for start in range(0, self.width, length):
-                stop = min(self.width, start + length)
-                yield start, stop, whole[start:stop].to(device)
-            return
-        for start in range(0, self.scan.n_slices, length):
-            stop = min(self.scan.n_slices, start + length)
-            kspace = read_slices(self.scan, start, stop, nan, device)
-            yield start, stop, self._readout(kspace) if self.hybrid else kspace
-
-    def _readout(self, kspace: Tensor) -> Tensor:
-        return ifft(kspace, (-1,))[..., self.start : self.start + self.width]
-
-    def calibration(self, data: Tensor) -> Tensor:
-        """k-space again of hybrid data whose sampled centre lies along y: (item, coil, y, x)."""
-        return data if self.axes == (-2, -1) else fft(data, (-1,))
-
-    def shaped(self, data: Tensor, combine: str) -> Tensor:
-        """Data in the range of the operator: coils one by one for separate coil images."""
-        return data.unsqueeze(-3) if combine == "rss" else data
-
-    def crop(self, image: Tensor) -> Tensor:
-        """The shown part of the solved images, as fastMRI cuts it."""
-        if self.scan.crop is None or self.volumetric:
-            return image
-        target = [min(n, m) for n, m in zip(self.scan.crop, image.shape[-2:], strict=True)]
-        return fastmri_crop(image, target)
-
-    def arrange(self, image: Tensor) -> Tensor:
-        """Items stacked at axis -3 to (..., z, y, x)."""
-        return image.movedim(-3, -1) if self.volumetric else image
-
-    def grid(self, start: int, stop: int) -> Any:
-        """Where the voxels of items start..stop are."""
-        nz, ny, nx = self.scan.grid.shape
-        if self.volumetric:
-            return self.scan.grid.crop((0, 0, start), (nz, ny, stop - start))
-        return self.scan.grid.crop((start, 0, 0), (stop - start, ny, nx))
 
 
 def _compression(found: Survey, plan: Preparation) -> tuple[Tensor | None, float | None]:
@@ -227,7 +142,7 @@ def _compression(found: Survey, plan: Preparation) -> tuple[Tensor | None, float
 
 def _scale(scan: MRIScan, found: Survey, plan: Preparation) -> float:
     """Scan units per prior unit: brightness of the low-resolution image over the prior's kappa for that resolution."""
-    blocks = whitened_blocks(found)
+    blocks = found.blocks  # as received: whitening dims what all coils share
     shown = scan.crop or scan.matrix[-2:]
     crop = (*scan.matrix[:-2], *(min(a, b) for a, b in zip(shown, scan.matrix[-2:], strict=True)))
     if blocks is None or min(found.centre) < SMALLEST_CENTRE:
@@ -243,81 +158,36 @@ def _rough_scale(scan: MRIScan, found: Survey, plan: Preparation) -> float:
     axes = tuple(range(-scan.image_axes, 0))
     peaks = []
     for z in range(0, scan.n_slices, max(1, scan.n_slices // 8)):
-        kspace = read_slices(scan, z, z + 1, plan.nan, torch.device("cpu"))
+        kspace, _ = read_slices(scan, found.mask, z, z + 1, plan.nan)
         peaks.append(rss(ifft(kspace, axes), -scan.image_axes - 1).flatten())
-    level = float(torch.cat(peaks).quantile(0.995)) if sum(map(len, peaks)) < 1 << 24 else float(torch.cat(peaks).max())
+    level = float(quantile(torch.cat(peaks), 0.995))
     if not level > 0:
         raise BadInput("k-space is zero: there is no image to reconstruct")
     return level / float(found.mask.double().mean()) ** 0.5
 
 
-def _operator(
-    scan: MRIScan,
-    data: Tensor,
-    encoding: _Encoding,
-    plan: Preparation,
-    found: Survey,
-    compression: Tensor | None,
-    start: int,
-    stop: int,
-) -> tuple[LinearOperator, list[str]]:
+def _operator(batch: Batch, encoding: Encoding, plan: Preparation, found: Survey, matrices: tuple[Tensor, ...]) -> tuple[Sense, list[str]]:
     """The encoding operator of one batch and what calibration has to say."""
-    if plan.combine == "rss" or data.shape[1] == 1:
-        ones = torch.ones(1, *encoding.image, dtype=data.dtype, device=data.device)
-        return sense(ones, encoding.sampling.to(data.device), image_axes=2, axes=encoding.axes), []
-    warnings: list[str] = []
+    if plan.combine == "rss" or (batch.data.shape[1] == 1 and plan.maps is None):
+        ones = torch.ones(1, *encoding.image, dtype=batch.data.dtype, device=batch.data.device)
+        # separate coil images have the coil as a batch axis, behind that of slices
+        sampling = batch.sampling.unsqueeze(1) if plan.combine == "rss" and batch.sampling.ndim > 2 else batch.sampling
+        return sense(ones, sampling, image_axes=2, axes=encoding.axes), []
+    warnings: tuple[str, ...] = ()
     if plan.maps is not None:
-        maps = _given_maps(plan.maps, encoding, found, compression, data, start, stop)
+        maps = given(plan.maps, batch, encoding, matrices, sets=plan.sets)
     else:
-        maps, warnings = _calibrated(scan, data, encoding, plan, found, compression, start, stop)
-    operator = sense(maps, encoding.sampling.to(data.device), image_axes=2, sets=plan.sets > 1, axes=encoding.axes, exact=plan.exact)
-    return operator, warnings
+        result = _calibrated(batch, encoding, plan, found, matrices)
+        maps, warnings = in_scan_units(matrices, result.maps), result.warnings
+    return sense(maps, batch.sampling, image_axes=2, sets=plan.sets > 1, axes=encoding.axes, exact=plan.exact), list(warnings)
 
 
-def _calibrated(
-    scan: MRIScan, data: Tensor, encoding: _Encoding, plan: Preparation, found: Survey, compression: Tensor | None, start: int, stop: int
-) -> tuple[Tensor, list[str]]:
-    reference = plan.calib if plan.calib is not None else scan.calib
-    arguments: dict[str, Any] = {"kernel": plan.kernel, "threshold": plan.threshold, "crop": plan.map_crop, "sets": plan.sets}
-    if reference is not None:
-        if encoding.volumetric:
-            raise NotSupported("a separate reference scan for 3-D k-space: give coil maps (--set maps=FILE)")
-        block = reference[start:stop] if reference.shape[0] > 1 else reference[0:1]
-        for matrix in (found.whitener.matrix if found.whitener else None, compression):
-            block = block.to(data) if matrix is None else mix_coils(matrix, block.to(data), axis=-3)
-        part = ifft(block, (-1,))
-        width = max(1, round(block.shape[-1] * encoding.width / scan.matrix[-1]))
-        block = fft(centre_crop(part, (block.shape[-2], width)), (-1,)).expand(len(data), *([-1] * 3))
-        result = espirit(data, plan.calib_size, calib_kspace=block, **arguments)
-    else:
-        if min(found.centre) < plan.kernel + 2:
-            size = " x ".join(map(str, found.centre))
-            raise BadInput(f"calibration: the fully sampled centre measures {size} samples, expected at least {plan.kernel + 2}: {HELP}")
-        lines = min(plan.calib_size, found.centre[-2] if not encoding.volumetric else min(found.centre[:2]))
-        side = (lines, encoding.image[1]) if encoding.axes == (-2,) else (lines, min(lines, encoding.image[1]))
-        block = encoding.calibration(centre_crop(data, side))
-        result = espirit(data, plan.calib_size, calib_kspace=block, **arguments)
-    return result.maps, list(result.warnings)
-
-
-def _given_maps(
-    maps: Tensor, encoding: _Encoding, found: Survey, compression: Tensor | None, data: Tensor, start: int, stop: int
-) -> Tensor:
-    ny, nx = encoding.image
-    full = encoding.scan.matrix[-1]
-    if maps.shape[-2] != ny or maps.shape[-1] not in (nx, full) or maps.ndim < 3:
-        raise BadInput(f"coil maps of shape {tuple(maps.shape)}: expected (slice or 1, coil, {ny}, {nx}) like the scan's matrix")
-    if maps.shape[-1] != nx:
-        maps = maps[..., encoding.start : encoding.start + nx]
-    maps = maps if maps.ndim > 3 else maps[None]
-    if maps.shape[0] not in (1, encoding.n_items):
-        raise BadInput(f"coil maps for {maps.shape[0]} slices, the scan has {encoding.n_items}")
-    part = (maps if maps.shape[0] == 1 else maps[start:stop]).to(device=data.device, dtype=data.dtype)
-    for matrix in (found.whitener.matrix if found.whitener else None, compression):
-        part = part if matrix is None else mix_coils(matrix, part, axis=-3)
-    if part.shape[-3] != data.shape[-3]:
-        raise BadInput(f"coil maps have {part.shape[-3]} coils, the data {data.shape[-3]}")
-    return part
+def _calibrated(batch: Batch, encoding: Encoding, plan: Preparation, found: Survey, matrices: tuple[Tensor, ...]) -> Espirit:
+    reference = plan.calib if plan.calib is not None else encoding.scan.calib
+    calibration = Calibration(plan.calib_size, plan.kernel, plan.threshold, plan.map_crop, plan.sets)
+    if reference is None:
+        return from_centre(batch, encoding, calibration, found.centre)
+    return from_reference(batch, encoding, calibration, reference, matrices)
 
 
 def _display(plan: Preparation) -> Callable[[Tensor], Tensor]:
@@ -326,7 +196,7 @@ def _display(plan: Preparation) -> Callable[[Tensor], Tensor]:
     return partial(rss, axis=-3) if plan.sets > 1 else lambda image: image
 
 
-def _facts(scan: MRIScan, found: Survey, plan: Preparation, scale: float, encoding: _Encoding, kept: float | None) -> dict[str, Any]:
+def _facts(scan: MRIScan, found: Survey, plan: Preparation, scale: float, kept: float | None) -> dict[str, Any]:
     sampled = float(found.mask.double().mean())
     facts: dict[str, Any] = {
         "noise_std": found.noise_std,
@@ -360,8 +230,6 @@ def description(scan: MRIScan) -> dict[str, Any]:
         "simulated": scan.simulated,
     }
     if scan.mask is not None:
-        from medrecon.physics.mri.calibration import calibration_size
-
         share = float(scan.mask.double().mean())
         facts["acceleration"] = round(1 / share, 3) if share else None
         facts["sampled_centre"] = dict(zip(names[2:], calibration_size(scan.mask, [64] * scan.image_axes), strict=True))

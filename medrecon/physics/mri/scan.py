@@ -62,13 +62,16 @@ class MRIScan(Scan):
         return tuple(int(n) for n in self.kspace.shape[2:])
 
     def select(self, slices: slice) -> MRIScan:
-        """The scan with a part of its slices, in their place."""
+        """The scan with a part of its slices (of its volumes, for 3-D k-space), in their place."""
         start, stop, step = slices.indices(self.n_slices)
         if step != 1 or stop <= start:
             raise ValueError(f"slices {slices} of {self.n_slices}: expected a non-empty range with step 1")
+        kspace, calib = SlicePart(self.kspace, start, stop), self.calib
+        if calib is not None and calib.shape[0] > 1:
+            calib = SlicePart(calib, start, stop)
         _, ny, nx = self.grid.shape
-        grid = self.grid.crop((start, 0, 0), (stop - start, ny, nx))
-        return replace(self, kspace=SlicePart(self.kspace, start, stop), grid=grid)
+        grid = self.grid if self.image_axes == 3 else self.grid.crop((start, 0, 0), (stop - start, ny, nx))
+        return replace(self, kspace=kspace, calib=calib, grid=grid)
 
     def problems(self, budget: int | None = None, device: torch.device | str = "cpu", **settings: Any) -> Iterator[Problem]:
         """See `medrecon.physics.mri.prepare.Preparation` for the settings."""

@@ -37,25 +37,29 @@ class Survey:
     warnings: tuple[str, ...]
 
 
-def read_slices(scan: MRIScan, start: int, stop: int, nan: str, device: torch.device) -> Tensor:
-    """Finite k-space (slice, coil, ..., y, x) of slices start..stop, samples outside the scan's mask exactly zero.
+def read_slices(scan: MRIScan, mask: Tensor, start: int, stop: int, nan: str) -> tuple[Tensor, Tensor | None]:
+    """Finite k-space (slice, coil, ..., y, x) of slices start..stop on the CPU, samples outside `mask` exactly zero.
 
-    Raises `BadInput` that names slice and coil of the first NaN or infinity unless `nan` is "zero".
+    The second item: positions (slice, *mask.shape) lost to NaN or infinity with nan="zero", None where there are none.
+    Raises `BadInput` that names slice and coil of the first one otherwise.
     """
     kspace = scan.kspace[start:stop]
-    if scan.mask is not None:
-        kspace = torch.where(scan.mask, kspace, torch.zeros((), dtype=kspace.dtype))
+    zero = torch.zeros((), dtype=kspace.dtype)
+    kspace = torch.where(mask, kspace, zero)
     bad = ~torch.isfinite(torch.view_as_real(kspace)).all(-1)
-    if bool(bad.any()):
-        if nan != "zero":
-            z, coil = (int(i) for i in bad.nonzero()[0][:2])
-            raise BadInput(
-                f"k-space has {int(bad.sum())} NaN or infinite samples, the first in slice {start + z}, coil {coil} "
-                "(counted from 0): repair the file, or give --nan zero to take them as not acquired"
-            )
-        # Not acquired in one coil is not acquired: all coils share a mask.
-        kspace = torch.where(bad.any(1, keepdim=True), torch.zeros((), dtype=kspace.dtype), kspace)
-    return kspace.to(device)
+    if not bool(bad.any()):
+        return kspace, None
+    if nan != "zero":
+        z, coil = (int(i) for i in bad.nonzero()[0][:2])
+        raise BadInput(
+            f"k-space has {int(bad.sum())} NaN or infinite samples, the first in slice {start + z}, coil {coil} "
+            "(counted from 0): repair the file, or give --nan zero to take them as not acquired"
+        )
+    # All coils share a mask, and a mask of whole lines can lose whole lines only.
+    lost = bad.any(1)
+    for axis, n in enumerate(mask.shape, start=1):
+        lost = lost.any(axis, keepdim=True) if n == 1 else lost
+    return torch.where(lost.unsqueeze(1), zero, kspace), lost
 
 
 def survey(
@@ -69,46 +73,69 @@ def survey(
 ) -> Survey:
     """The survey; `look(done, total)` is told of every slice read."""
     mask = _mask(scan)
-    axes = scan.image_axes
     limits = [min(calib, n) for n in scan.matrix]
     centre = calibration_size(mask, limits)
     square = min(n for n, m in zip(centre, scan.matrix, strict=True) if m > 1)
     side = tuple(min(square, m) for m in scan.matrix)
     estimated = noise_std is None and scan.noise is None
     blocks: list[Tensor] = []
+    gaps: list[int] = []
 
     def edges() -> Iterator[EdgeSamples]:
         for z in range(scan.n_slices):
-            kspace = read_slices(scan, z, z + 1, nan, torch.device("cpu"))
+            kspace, lost = read_slices(scan, mask, z, z + 1, nan)
+            gaps.append(0 if lost is None else int(lost.sum()))
             if square:
                 blocks.append(centre_crop(kspace, side).clone())
             if look is not None:
                 look(z + 1, scan.n_slices)
             if estimated and bool((kspace != 0).any()):
-                yield edge_samples(kspace, mask, image_axes=axes)
+                yield edge_samples(kspace, mask, image_axes=scan.image_axes)
 
     found: NoiseEstimate | None = None
+    unknown: tuple[str, ...] = ()
     if estimated:
-        found = estimate(edges())
+        try:
+            found = estimate(edges())
+        except BadInput as error:
+            if len(gaps) < scan.n_slices:  # reading failed, not the estimate
+                raise
+            # Methods that need no noise level can still run; the others ask for it.
+            unknown = (str(error),)
     else:
         for _ in edges():
             pass
     white, level, source, warnings = _noise(scan, noise_std, whiten, found)
     stacked = torch.cat(blocks) if blocks else None
-    return Survey(mask, centre, stacked, white, level, source, warnings)
+    return Survey(mask, centre, stacked, white, level, source, (*unknown, *warnings, *_lost(gaps, mask)))
+
+
+def _lost(gaps: list[int], mask: Tensor) -> tuple[str, ...]:
+    """A warning about positions taken as not acquired."""
+    if not any(gaps):
+        return ()
+    what = "readout lines" if mask.shape[-1] == 1 else "positions"
+    first = next(z for z, n in enumerate(gaps) if n)
+    return (f"NaN or infinite samples: {sum(gaps)} {what} taken as not acquired, the first in slice {first}",)
 
 
 def _mask(scan: MRIScan) -> Tensor:
+    """Bool of true rank: the scan's own, else the positions that are not zero in some coil of some slice."""
     mask = scan.mask
     if mask is None:
-        sampled = torch.zeros(scan.matrix, dtype=torch.bool)
+        mask = torch.zeros(scan.matrix, dtype=torch.bool)
         for z in range(scan.n_slices):
-            sampled |= (scan.kspace[z : z + 1] != 0).flatten(0, 1).any(0)
-        lines = sampled.any(-1, keepdim=True)
-        mask = lines if bool((sampled == lines).all()) else sampled
+            mask |= (scan.kspace[z : z + 1] != 0).flatten(0, 1).any(0)
+    elif (
+        mask.dtype != torch.bool
+        or mask.ndim != scan.image_axes
+        or any(m not in (1, n) for m, n in zip(mask.shape, scan.matrix, strict=True))
+    ):
+        raise BadInput(f"mask is {mask.dtype} {tuple(mask.shape)}, k-space has {scan.matrix}: expected bool of true rank, as (ny, 1)")
     if not bool(mask.any()):
         raise BadInput("the sampling mask is empty: nothing was acquired; check the mask or the file")
-    return mask
+    lines = mask.any(-1, keepdim=True)
+    return lines if bool((mask == lines).all()) else mask
 
 
 def _noise(
@@ -118,6 +145,8 @@ def _noise(
         if not 0 <= noise_std < float("inf"):
             raise BadInput(f"noise_std = {noise_std}: expected 0 or a positive number, per real component, in the file's units")
         return None, float(noise_std), "given", ()
+    if found is None and scan.noise is None:
+        return None, 0.0, "unknown", ()
     if found is None:
         assert scan.noise is not None
         covariance = noise_covariance(scan.noise.samples, scan.noise.bandwidth_ratio)
