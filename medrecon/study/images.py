@@ -104,7 +104,10 @@ def _slices(path: Path) -> Iterable[tuple[str, Array]]:
     image = getattr(volume, "magnitude", None)
     if image is None:
         raise BadInput(f"{path}: raw data; training takes images: reconstruct them first")
-    yield path.name if path.is_dir() else path.name.removesuffix(".gz").rpartition(".")[0] or path.name, np.abs(image.numpy().reshape(-1, *volume.grid.shape[-2:])).astype(np.float32)
+    yield (
+        path.name if path.is_dir() else path.name.removesuffix(".gz").rpartition(".")[0] or path.name,
+        np.abs(image.numpy().reshape(-1, *volume.grid.shape[-2:])).astype(np.float32),
+    )
 
 
 def _archive(path: Path) -> tuple[Array, Array] | None:

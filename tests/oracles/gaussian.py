@@ -58,13 +58,17 @@ class Problem:
     def posterior(self) -> tuple[Tensor, Tensor]:
         """Mean (n,) and covariance (n, n) in closed form."""
         cross = self.cov.to(self.matrix.dtype) @ self.matrix.mH
-        gain = torch.linalg.solve(self.matrix @ cross + self.noise_std**2 * torch.eye(len(self.matrix), dtype=torch.float64), cross, left=False)
+        gain = torch.linalg.solve(
+            self.matrix @ cross + self.noise_std**2 * torch.eye(len(self.matrix), dtype=torch.float64), cross, left=False
+        )
         mean = self.mean + gain @ (self.y - self.matrix @ self.mean)
         cov = self.cov - gain @ cross.mH
         return mean, (cov + cov.mH) / 2
 
 
-def dense(n: int, m: int, *, complex_field: bool = False, noise_std: float = 0.1, rank: int | None = None, condition: float = 10.0) -> Problem:
+def dense(
+    n: int, m: int, *, complex_field: bool = False, noise_std: float = 0.1, rank: int | None = None, condition: float = 10.0
+) -> Problem:
     """A random problem: anisotropic prior with a mean, A of the given rank (default full) and condition."""
     dtype = torch.complex128 if complex_field else torch.float64
     rank = min(m, n) if rank is None else rank

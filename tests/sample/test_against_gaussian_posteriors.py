@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import partial
 
@@ -159,7 +160,7 @@ def test_two_step_sampler_converges_at_second_order() -> None:
         found = run(multistep(prior, torch.ones(1, 1, dtype=torch.float64), sigmas, torch.zeros_like)).x
         exact = math.sqrt((variance + 0.1**2) / (variance + 10.0**2))
         errors.append(abs(float(found) / exact - 1))
-    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert all(1.7 < order < 2.5 for order in orders), (errors, orders)
 
 
