@@ -49,7 +49,7 @@ class NetworkPrior(Prior):
         super().__init__()
         if field not in ("real", "complex"):
             raise BadInput(f"field {field!r}: expected real or complex")
-        if not 0 < sigma_data < math.inf or not 0 < sigma_range[0] < sigma_range[1]:
+        if not 0 < sigma_data < math.inf or len(sigma_range) != 2 or not 0 < sigma_range[0] < sigma_range[1]:
             raise BadInput(f"sigma_data = {sigma_data}, sigma_range = {sigma_range}: expected positive numbers, the range rising")
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.field, self.sigma_data, self.sigma_range, self.domain_name = field, sigma_data, sigma_range, domain_name

@@ -130,8 +130,8 @@ METHODS: dict[str, Recipe] = {
     for recipe in (
         Recipe(
             name="dds",
-            summary="Decomposed diffusion sampling: denoise, then conjugate gradients on the data, at falling noise levels.",
-            reference="Chung et al. 2024, arXiv:2303.05754; sample: Zhang et al. 2024, arXiv:2407.01521; mmse: Zhu et al. 2023, arXiv:2305.08995",
+            summary="Decomposed diffusion sampling: denoise, then conjugate gradients on the data, level by level.",
+            reference="Chung et al. 2024, arXiv:2303.05754; Zhang et al. 2024, arXiv:2407.01521; Zhu et al. 2023, arXiv:2305.08995",
             kind="sampler",
             consistency=_MEAN,
             sampler=renoise,
