@@ -75,7 +75,7 @@ def load(name: str | os.PathLike[str]) -> NetworkPrior:
             domain_name=facts.get("domain", path.stem),
             card=facts.get("card", {}),
         )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"{path}: weights do not fit their own metadata: {str(error).splitlines()[0]}") from error
 
 

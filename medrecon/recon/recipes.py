@@ -142,12 +142,14 @@ METHODS: dict[str, Recipe] = {
                 "sample": {"steps": 100, "average": 1},
                 "paper": {"steps": 99, "average": 1, "eta": 0.85, "cg_steps": 5},
                 "fast": {"steps": 16, "average": 1},
+                "ode": {"steps": 30, "average": 1},
             },
             parts={
                 "mmse": {"spread": 2**0.5},
                 "sample": {"consistency": Perturbed, "spread": 1.0},
                 "paper": {"consistency": Decomposed, "schedule": vp_levels, "kind": "point"},
-                "fast": {"consistency": Proximal, "sampler": multistep, "kind": "point"},
+                "fast": {"kind": "point"},
+                "ode": {"sampler": multistep, "kind": "point"},
             },
         ),
         Recipe(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -97,7 +96,7 @@ def prepared(scan: MRIScan, budget: int | None, device: torch.device, **settings
             noise_std=found.noise_std,
             slices=range(batch.start, batch.stop),
             facts={**facts, "warnings": [*facts["warnings"], *warnings]},
-            display=_display(plan),
+            display=_display(plan, operator),
             crop=encoding.crop,
             arrange=encoding.arrange,
             study=scan.study,
@@ -190,10 +189,17 @@ def _calibrated(batch: Batch, encoding: Encoding, plan: Preparation, found: Surv
     return from_reference(batch, encoding, calibration, reference, matrices)
 
 
-def _display(plan: Preparation) -> Callable[[Tensor], Tensor]:
+def _display(plan: Preparation, operator: Sense) -> Callable[[Tensor], Tensor]:
+    """Images of what was solved, empty where no coil sees anything: a prior would fill that with its own invention."""
     if plan.combine == "rss":
         return rss
-    return partial(rss, axis=-3) if plan.sets > 1 else lambda image: image
+    support = operator.support
+
+    def display(image: Tensor) -> Tensor:
+        seen = torch.where(support, image, torch.zeros((), dtype=image.dtype, device=image.device))
+        return rss(seen, axis=-3) if plan.sets > 1 else seen
+
+    return display
 
 
 def _facts(scan: MRIScan, found: Survey, plan: Preparation, scale: float, kept: float | None) -> dict[str, Any]:

@@ -91,6 +91,11 @@ class Sense(LinearOperator):
         sampled = float((self.weights != 0).double().mean())
         return round(sampled * math.prod(self.range))
 
+    @property
+    def support(self) -> Tensor:
+        """Bool (*batch, *domain): pixels that any coil sees. The data say nothing of the others."""
+        return (self.maps != 0).any(-1 - len(self.image))
+
     def coil_images(self, x: Tensor) -> Tensor:
         """S x: (*batch, *domain) -> (*batch, coil, *image)."""
         images = self.maps * x.unsqueeze(-1 - len(self.image))

@@ -1,0 +1,233 @@
+"""Training from files, end to end: archives and folders in, weights and card out, no subject on both sides."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from medrecon.errors import BadInput
+from medrecon.prior import store
+from medrecon.study import train as study
+from medrecon.study.images import Patches, read_images, with_phase
+from medrecon.study.train import TrainingRun, train_from_files
+
+SMALL = {"widths": (4, 6), "blocks": (1, 1), "embedding": 8}
+
+
+def pictures(count: int, seed: int, n: int = 24) -> np.ndarray:
+    """Smooth positive images (count, n, n)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[-1 : 1 : n * 1j, -1 : 1 : n * 1j]
+    centres = rng.uniform(-0.4, 0.4, (count, 2, 1, 1))
+    return (100 * np.exp(-((y - centres[:, 0]) ** 2 + (x - centres[:, 1]) ** 2) / 0.2)).astype(np.float32)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "images.npz"
+    subjects = np.repeat(["anna", "bert", "carl", "odd-1", "odd-2"], 3)
+    np.savez_compressed(path, images=pictures(15, 0), subject=subjects)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "nifti").mkdir()
+    for k, name in enumerate(("dora.nii.gz", "emil.nii")):
+        nibabel.save(nibabel.Nifti1Image(pictures(4, 10 + k).transpose(2, 1, 0), np.eye(4)), tmp_path / "nifti" / name)
+    return tmp_path / "nifti"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "UNET_FULL", SMALL)
+    monkeypatch.setattr(study, "CURVE_SIGMAS", np.geomspace(0.01, 20, 4))
+
+
+def order(out: Path, *data: Path, **settings: object) -> TrainingRun:
+    return replace(TrainingRun(data, out, iterations=4, batch=2, patch=16, domain="test", licence="CC0"), **settings)  # type: ignore[arg-type]
+
+
+def test_weights_and_card_come_out(archive: Path, folder: Path, tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    run = order(tmp_path / "own.safetensors", archive, folder, exclude=["odd*"], validate=["carl"])
+    path = train_from_files(run, lambda done, total, text: steps.append((done, total)))
+    assert steps == [(k, 4) for k in range(1, 5)]
+    prior = store.load(path)
+    images = 0.3 * torch.randn(1, 20, 20, dtype=torch.complex64)
+    assert bool(torch.isfinite(prior.denoise(images, torch.tensor(0.1)).abs()).all())
+    assert (prior.field, prior.domain_name) == ("complex", "test")
+    facts = prior.card
+    assert facts["training subjects"] == "anna, bert, dora, emil"
+    assert facts["training images"] == "14"
+    assert facts["validation subjects"] == "carl"
+    assert facts["never seen"] == "odd-1, odd-2"
+    text = store.card(path)
+    assert "licence**: CC0" in text
+    assert "medrecon train images.npz nifti -o own.safetensors" in text
+    assert not path.with_suffix(".checkpoint").exists()
+
+
+def test_the_command_in_the_card_is_the_run(archive: Path, tmp_path: Path) -> None:
+    from medrecon.cli.main import app
+
+    run = order(tmp_path / "own.safetensors", archive, exclude=["odd*"], validate=["carl"])
+    import shlex
+
+    import typer.main
+
+    _, name, *arguments = shlex.split(run.command())
+    parsed = typer.main.get_command(app).commands[name].make_context(name, arguments).params  # type: ignore[attr-defined]
+    assert (parsed["iterations"], parsed["batch"], parsed["patch"]) == (4, 2, 16)
+    assert list(parsed["exclude"]) == ["odd*"]
+    assert list(parsed["validate"]) == ["carl"]
+
+
+def test_without_a_choice_no_subject_is_on_both_sides(archive: Path, tmp_path: Path) -> None:
+    card = store.load(train_from_files(order(tmp_path / "own.safetensors", archive))).card
+    learnt, checked = (set(card[key].split(", ")) for key in ("training subjects", "validation subjects"))
+    assert learnt.isdisjoint(checked)
+    assert learnt | checked == {"anna", "bert", "carl", "odd-1", "odd-2"}
+    assert checked
+
+
+def test_too_few_subjects_are_validated_on_themselves_and_the_card_says_so(folder: Path, tmp_path: Path) -> None:
+    card = store.load(train_from_files(order(tmp_path / "own.safetensors", folder, field="real"))).card
+    assert card["validation subjects"] == "dora, emil (trained on as well)"
+
+
+def test_the_same_run_gives_the_same_weights_and_other_images_are_refused(archive: Path, tmp_path: Path) -> None:
+    whole = train_from_files(order(tmp_path / "whole.safetensors", archive))
+
+    def end(done: int, total: int, text: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    ended = order(tmp_path / "ended.safetensors", archive)
+    study_plan = study.Plan
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(study, "Plan", lambda *a, **k: study_plan(*a, **k, every=2))
+        with pytest.raises(KeyboardInterrupt):
+            train_from_files(ended, end)
+        assert ended.out.with_suffix(".checkpoint").exists()
+        for other in ({"exclude": ["bert"]}, {"batch": 3}, {"patch": 8}, {"field": "real"}, {"seed": 1}):
+            with pytest.raises(BadInput, match="made with other settings"):
+                train_from_files(replace(ended, **other))
+        found = train_from_files(ended)
+    a, b = (store.load(path).network.state_dict() for path in (whole, found))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_training_goes_on_from_given_weights(archive: Path, tmp_path: Path) -> None:
+    first = train_from_files(order(tmp_path / "first.safetensors", archive))
+    second = train_from_files(order(tmp_path / "second.safetensors", archive, init=first, learning_rate=0.0))
+    a, b = (store.load(path) for path in (first, second))
+    assert a.sigma_data == b.sigma_data
+    torch.testing.assert_close(a.network.state_dict(), b.network.state_dict())
+    with pytest.raises(BadInput, match="cannot start one of real images"):
+        train_from_files(order(tmp_path / "third.safetensors", archive, init=first, field="real"))
+
+
+def test_the_global_random_state_is_left_alone(archive: Path, tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    train_from_files(order(tmp_path / "own.safetensors", archive, iterations=1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"exclude": ["ana"]}, "did you mean 'anna'"),
+        ({"validate": ["x*"]}, r"no subject 'x\*'"),
+        ({"exclude": ["*"]}, "every subject is excluded"),
+        ({"validate": ["*"]}, "every subject is set apart"),
+        ({"exclude": ["anna"], "validate": ["anna"]}, "no subject 'anna'"),
+        ({"field": "quaternion"}, "expected complex or real"),
+        ({"out": Path("weights.pt")}, "ends so"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(archive: Path, tmp_path: Path, settings: dict[str, object], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        train_from_files(replace(order(tmp_path / "own.safetensors", archive), **settings))  # type: ignore[arg-type]
+    assert not list(tmp_path.glob("*.checkpoint"))
+
+
+def test_images_are_scaled_by_their_own_percentile(archive: Path, folder: Path) -> None:
+    images = read_images([archive, folder])
+    assert len(images) == 23
+    assert sorted(set(images.subjects)) == ["anna", "bert", "carl", "dora", "emil", "odd-1", "odd-2"]
+    for image in images.images:
+        assert float(np.quantile(image.astype(np.float32), 0.995)) == pytest.approx(1, abs=2e-3)
+        assert image.dtype == np.float16
+
+
+def test_a_dicom_folder_is_one_subject_whatever_its_files_are_called(tmp_path: Path) -> None:
+    import medrecon
+
+    volume = medrecon.Volume(torch.from_numpy(pictures(3, 0)), medrecon.volume.Grid((3, 24, 24), np.eye(4)))
+    medrecon.write(volume, tmp_path / "data" / "patient.7")
+    for k, file in enumerate(sorted((tmp_path / "data" / "patient.7").iterdir())):
+        file.rename(file.with_name(f"IM{k:04d}"))
+    images = read_images([tmp_path / "data"])
+    assert images.subjects == ["patient.7"] * 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"images": np.full((2, 4, 4), np.nan)}, "NaN or infinity"),
+        ({"images": np.ones((4, 4))}, r"expected numbers \(n, y, x\)"),
+        ({"images": np.ones((2, 4, 4)), "subject": np.array(["a"])}, "one name each"),
+        ({"images": np.array([["a"]])}, "expected numbers"),
+        ({"images": np.array([object()])}, "not a readable archive"),
+        ({"images": np.zeros((2, 4, 4))}, "no image found"),
+    ],
+)
+def test_archives_without_usable_images_are_refused(tmp_path: Path, content: dict[str, np.ndarray], words: str) -> None:
+    np.savez(tmp_path / "a.npz", **content)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=words):
+        read_images([tmp_path / "a.npz"])
+
+
+def test_damaged_and_missing_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 not an archive")
+    with pytest.raises(BadInput, match="not a readable archive"):
+        read_images([tmp_path / "a.npz"])
+    with pytest.raises(BadInput, match="no such file"):
+        read_images([tmp_path / "none.npz"])
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (10, 40), (5, 5)])
+@pytest.mark.parametrize("field", ["complex", "real"])
+def test_patches_have_one_size_for_images_of_any(shape: tuple[int, int], field: str) -> None:
+    image = np.random.default_rng(0).random(shape).astype(np.float16)
+    patches = Patches([image], 16, 8, field)
+    batch = patches(np.random.default_rng(1))
+    assert batch.shape == (8, 2 if field == "complex" else 1, 16, 16)
+    assert torch.equal(batch, patches(np.random.default_rng(1)))
+    assert 0 < float(batch.abs().amax()) <= 1.2 * 1.15
+
+
+def test_a_synthetic_phase_keeps_the_magnitude() -> None:
+    image = pictures(1, 3)[0]
+    torch.testing.assert_close(with_phase(image, 5).abs(), torch.from_numpy(image), atol=1e-4, rtol=1e-4)
+
+
+def test_the_intensity_ratio_of_a_full_centre_is_one(archive: Path) -> None:
+    images = read_images([archive])
+    assert study.kappa(images, 24) == pytest.approx(1, abs=2e-3)
+    assert study.kappa(images, 3) < study.kappa(images, 8) < 1.01
+
+
+def test_the_card_repeats_its_numbers(archive: Path, tmp_path: Path) -> None:
+    path = train_from_files(order(tmp_path / "own.safetensors", archive))
+    facts = store.metadata(path)
+    rows = re.findall(r"^\| ([\d.e-]+) \| ([\d.e-]+) \|$", store.card(path), re.M)
+    assert [float(a) for a, _ in rows] == pytest.approx([s for s, _ in facts["error_curve"]], rel=1e-3)
+    assert [float(b) for _, b in rows] == pytest.approx([e for _, e in facts["error_curve"]], rel=1e-3)
