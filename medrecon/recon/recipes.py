@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from medrecon.consistency.krylov import Decomposed
-from medrecon.consistency.proximal import Perturbed, Proximal, noise_level
+from medrecon.consistency.proximal import Perturbed, Proximal, noise_level, seen_error
 from medrecon.errors import BadInput, nearest
 from medrecon.iterate import Step
 from medrecon.prior.denoiser import Prior
@@ -146,7 +146,7 @@ METHODS: dict[str, Recipe] = {
             },
             parts={
                 "mmse": {"spread": 2**0.5},
-                "sample": {"consistency": Perturbed, "spread": 1.0},
+                "sample": {"consistency": partial(Perturbed, variance=seen_error), "spread": 1.0},
                 "paper": {"consistency": Decomposed, "schedule": vp_levels, "kind": "point"},
                 "fast": {"kind": "point"},
                 "ode": {"sampler": multistep, "kind": "point"},

@@ -23,8 +23,8 @@ Progress = Callable[[int, int, str], None]
 
 START = 20.0
 """The first noise level in units of the prior's standard deviation: it must drown the image."""
-FINEST = 1 / 30
-"""The last noise level in the same units is at most this, and at most a fifth of the data's noise seen in the image."""
+FINEST = 0.05
+"""The last noise level in the same units is at most this, and at most half of the data's noise seen in the image."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def noise_range(likelihood: Likelihood, prior: Prior) -> tuple[float, float]:
     smallest, largest = prior.sigma_range
     size = norm(likelihood.A, like=likelihood.back) if isinstance(likelihood, Gaussian) else 1.0
     finest = FINEST * prior.data_std
-    low = max(smallest, min(finest, 0.2 / size) if size > 0 else finest)
+    low = max(smallest, min(finest, 0.5 / size) if size > 0 else finest)
     return low, max(min(largest, START * prior.data_std), 2 * low)
 
 

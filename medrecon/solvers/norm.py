@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from medrecon.errors import Diverged
 from medrecon.linop.operator import LinearOperator
 from medrecon.tensors import generator_for, norm2, ratio, unit_noise
+
+PROBED = 5000
+"""So many random numbers make an estimate of `power` good to about 2 %."""
 
 
 @torch.no_grad()
@@ -45,3 +50,19 @@ def _kind(operator: LinearOperator) -> tuple[torch.dtype, torch.device]:
     device = next((t.device for t in operator.buffers()), torch.device("cpu"))
     double = bool(large) and all(t.dtype in (torch.float64, torch.complex128) for t in large)
     return torch.complex128 if double else torch.complex64, device
+
+
+@torch.no_grad()
+def power(operator: LinearOperator, like: Tensor) -> Tensor:
+    """E |A z|^2 over z of unit variance per real component, the trace of A^H A (twice it for complex z).
+
+    (*batch, 1, ..., 1) for `like` (*batch, *domain), by a fixed set of random probes (Hutchinson 1990).
+    """
+    axes = len(operator.domain)
+    probes = max(2, -(-PROBED // math.prod(operator.domain)))
+    total = torch.zeros((), device=like.device)
+    for probe in range(probes):
+        z = unit_noise(operator.domain, like.dtype, generator_for(probe, "power")).to(like.device)
+        seen = operator(z.expand_as(like))
+        total = total + norm2(seen, len(operator.range)).reshape(*seen.shape[: -len(operator.range)], *[1] * axes)
+    return total / probes

@@ -19,12 +19,13 @@ from medrecon.prior.gaussian import Gaussian
 from medrecon.prior.schedule import edm_levels
 from medrecon.sample.ancestral import ancestral, renoise
 from medrecon.sample.multistep import multistep
+from medrecon.solvers.likelihood import Likelihood
 from medrecon.solvers.norm import norm
 from medrecon.tensors import Draw, seeded_draw
 from tests.oracles.gaussian import Measured, Problem, dense, measured, moments, published, real_moments
 
 
-def white(prior: Prior, sigma: Tensor) -> Tensor:
+def white(prior: Prior, likelihood: Likelihood, mean: Tensor, sigma: Tensor) -> Tensor:
     """The error of a white prior of unit variance."""
     return sigma**2 / (1 + sigma**2)
 
