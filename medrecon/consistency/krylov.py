@@ -10,7 +10,7 @@ from medrecon.consistency.base import Consistency
 from medrecon.errors import BadInput, NotSupported
 from medrecon.prior.denoiser import Estimate, Prior
 from medrecon.solvers.likelihood import Gaussian, Likelihood
-from medrecon.solvers.norm import norm
+from medrecon.solvers.norm import norms
 from medrecon.tensors import Draw
 
 
@@ -28,10 +28,10 @@ class Decomposed(Consistency):
         self.gamma, self.cg_steps = gamma, cg_steps
 
     @cached_property
-    def _rho(self) -> float:
+    def _rho(self) -> Tensor:
         if not isinstance(self.likelihood, Gaussian):
             raise NotSupported(f"the decomposed step needs a Gaussian likelihood, got {type(self.likelihood).__name__}")
-        return norm(self.likelihood.A, like=self.likelihood.back) ** 2 / self.gamma
+        return norms(self.likelihood.A, like=self.likelihood.back) ** 2 / self.gamma  # each image its own
 
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
         mean = self.prior.denoise(noisy, sigma)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import medrecon
 from medrecon.compute import choose_device, chunk_length, memory_budget
 from medrecon.errors import BadInput, NotSupported, nearest
 from medrecon.files import sha256
+from medrecon.physics.mri.encoding import item_bytes
 from medrecon.physics.mri.prepare import Preparation
 from medrecon.physics.mri.scan import MRIScan
 from medrecon.physics.scan import Problem, Scan
@@ -27,6 +29,9 @@ from medrecon.volume import Volume
 
 AUTO = {"mri": "brain"}
 """The prior that "auto" means for each modality."""
+
+BODY_PARTS = {"brain": ("BRAIN", "HEAD", "SKULL")}
+"""What scans call the body parts that a prior knows; others are called like the prior's domain."""
 
 FILES = ("maps", "calib")
 """Settings that may name a file."""
@@ -128,32 +133,41 @@ def plan(
     job = _job(scan, method, prior, samples, seed, device, preset, steps, max_memory, settings)
     if not isinstance(scan, MRIScan):
         raise NotSupported(f"planning of {scan.modality} scans")
+    items = _n_items(job)
     middle = scan.n_slices // 2
-    probe = replace(
-        job, scan=scan.select(slice(middle, middle + 1)), recipe=job.recipe.with_settings({"steps": min(2, job.recipe.settings["steps"])})
-    )
+    one = slice(middle, middle + 1)
     start = time.monotonic()
+    shorter = job.recipe.with_settings({"steps": min(2, job.recipe.settings["steps"])})
+    probe = replace(job, scan=scan.select(one), recipe=shorter, preparation=_of_slices(job, one))
     problem = next(iter(_problems(probe, None)))
     prepared_in = time.monotonic() - start
     solution = _solved(probe, problem, None)
     each = solution.log["seconds"] / max(1, solution.log["steps_done"]) * job.recipe.settings["steps"] + prepared_in
-    ny, nx = problem.likelihood.domain[-2:]
-    bytes_each = 8 * ny * nx * (6 * scan.n_coils + _copies(job) * (2 * scan.n_coils + 12))
-    batch = chunk_length(bytes_each, job.budget, scan.n_slices)
-    nz, oy, ox = scan.grid.shape
+    bytes_each = item_bytes(problem.likelihood.domain, scan.n_coils, _copies(job))
+    batch = chunk_length(bytes_each, job.budget, items)
+    kept = 8 * math.prod(scan.grid.shape) * (2 + (2 * job.samples if job.samples > 1 else 0))
     return {
         "method": method,
         "preset": job.preset,
         "prior": job.prior_name,
         "device": str(job.device),
-        "slices": scan.n_slices,
+        "slices": items,
         "slices_per_batch": batch,
-        "batches": -(-scan.n_slices // batch),
-        "peak_bytes": psutil.Process().memory_info().rss + batch * bytes_each + 8 * nz * oy * ox * (2 + 2 * (samples > 1) * samples),
-        "seconds": round(each * scan.n_slices, 1),
+        "batches": -(-items // batch),
+        "peak_bytes": psutil.Process().memory_info().rss + batch * bytes_each + kept,
+        "seconds": round(each * items / len(problem.slices), 1),
         "image": list(scan.grid.shape),
         "calibration": dict(problem.facts),
     }
+
+
+def _of_slices(job: _Job, part: slice) -> dict[str, Any]:
+    """The preparation of a part of the slices: maps and reference scans that have one entry for each slice are cut."""
+    assert isinstance(job.scan, MRIScan)
+    axes = {"maps": job.scan.image_axes + 2 + int(job.preparation.get("sets", 1) > 1), "calib": 4}
+    given = {key: job.preparation[key] for key in FILES if job.preparation.get(key) is not None}
+    cut = {key: array[part] for key, array in given.items() if len(array.shape) == axes[key] and array.shape[0] > 1}
+    return {**job.preparation, **cut}
 
 
 def _job(
@@ -218,6 +232,17 @@ def _prior(prior: str | os.PathLike[str] | Prior, ready: Recipe, scan: Scan) -> 
     return loaded, name
 
 
+def _foreign(job: _Job) -> list[str]:
+    """A warning where the scan says that it shows another body part than the prior has seen."""
+    part = str(job.scan.study.get("BodyPartExamined", "")).upper()
+    domain = "any" if job.prior is None else job.prior.domain_name
+    if domain == "any" or not part or part in BODY_PARTS.get(domain, (domain.upper(),)):
+        return []
+    return [
+        f"prior {job.prior_name!r} has seen {domain} images, the scan says {part}: expect invented detail; use l1_wavelet or tv instead"
+    ]
+
+
 def _loaded(path: str | os.PathLike[str], what: str) -> Any:
     """Coil maps as a tensor, a reference scan as an array read by slice; both from any raw format."""
     from medrecon.io import read
@@ -245,10 +270,9 @@ def _solved(job: _Job, problem: Problem, progress: Progress | None) -> Solution:
 
     def report(n: int, steps: int, text: str) -> None:
         if progress is not None:
-            done = problem.slices.start + len(problem.slices) * n / steps
-            progress(int(done * steps), total * steps, text)
+            progress(problem.slices.start * steps + len(problem.slices) * n, total * steps, text)
 
-    return run_recipe(
+    solution = run_recipe(
         job.recipe,
         problem.likelihood,
         job.prior,
@@ -256,8 +280,12 @@ def _solved(job: _Job, problem: Problem, progress: Progress | None) -> Solution:
         samples=job.samples,
         seed=job.seed,
         keys=_keys(problem),
+        gain=problem.scale / (problem.noise_std or 1.0),
         progress=report,
     )
+    steps = int(job.recipe.settings["steps"])
+    report(steps, steps, job.recipe.name)  # an iteration that converged early is done all the same
+    return solution
 
 
 def _n_items(job: _Job) -> int:
@@ -277,6 +305,7 @@ def _result(job: _Job, volume: Volume, samples: Tensor | None, logs: list[dict[s
     facts = logs[0]["facts"]
     chi2 = [c for log in logs for c in (log["chi2"] or [])]
     warnings = list(dict.fromkeys(w for log in logs for w in log["facts"]["warnings"]))
+    warnings.extend(_foreign(job))
     if isinstance(job.scan, MRIScan) and job.scan.simulated:
         warnings.append("raw data simulated from an image: results look better than on measured data")
     if chi2 and job.recipe.kind != "classical" and max(chi2) > 4:

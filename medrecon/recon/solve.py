@@ -114,9 +114,13 @@ def run_recipe(
     samples: int,
     seed: int,
     keys: Sequence[object],
+    gain: float | None = None,
     progress: Progress | None = None,
 ) -> Solution:
-    """Runs a resolved recipe. `keys` name the batch items (slices): each owns its stream of noise."""
+    """Runs a resolved recipe. `keys` name the batch items (slices): each owns its stream of noise.
+
+    `gain`: about |A|, the same number for all batches of a scan, so that all see the same noise levels; else measured.
+    """
     if "noise" in ready.needs and not noisy:
         raise BadInput(f"method {ready.name} weighs data against prior by the noise: --set noise_std= a positive number")
     if "prior" in ready.needs and prior is None:
@@ -136,7 +140,7 @@ def run_recipe(
         if progress is not None:
             progress(n, n_steps, ready.name)
 
-    finished = run(_steps(ready, likelihood, prior, x, n_steps, draw), limit=n_steps, progress=report)
+    finished = run(_steps(ready, likelihood, prior, x, n_steps, draw, gain), limit=n_steps, progress=report)
     found = finished.x.reshape(samples, average, *finished.x.shape[1:]).mean(1) if draws > 1 else finished.x
     log = {
         "settings": dict(ready.settings),
@@ -148,22 +152,27 @@ def run_recipe(
     return Solution(found, log, ready.spread)
 
 
-def _steps(ready: Recipe, likelihood: Likelihood, prior: Prior | None, x: Tensor, n_steps: int, draw: Any) -> Any:
+def _steps(ready: Recipe, likelihood: Likelihood, prior: Prior | None, x: Tensor, n_steps: int, draw: Any, gain: float | None) -> Any:
     if ready.iteration is not None:
         return ready.iteration(prior, likelihood, x, x.new_zeros(1), draw, **ready.settings_for(ready.iteration))
     assert ready.consistency is not None
     assert ready.sampler is not None
     assert prior is not None
-    low, high = noise_range(likelihood, prior)
+    low, high = noise_range(likelihood, prior, gain)
     sigmas = ready.schedule(n_steps, high, low)
     both = ready.consistency(prior, likelihood, **ready.settings_for(ready.consistency))
     return ready.sampler(both, sigmas[0] * draw(x), sigmas, draw, **ready.settings_for(ready.sampler))
 
 
-def noise_range(likelihood: Likelihood, prior: Prior) -> tuple[float, float]:
-    """The last and first noise level: fine enough for the data's noise, coarse enough to drown the image."""
+def noise_range(likelihood: Likelihood, prior: Prior, gain: float | None = None) -> tuple[float, float]:
+    """The last and first noise level: fine enough for the data's noise, coarse enough to drown the image.
+
+    `gain`: about |A|; measured where it is not given, and then the largest of the batch.
+    """
     smallest, largest = prior.sigma_range
-    size = norm(likelihood.A, like=likelihood.back) if isinstance(likelihood, Gaussian) else 1.0
+    size = gain
+    if size is None:
+        size = norm(likelihood.A, like=likelihood.back) if isinstance(likelihood, Gaussian) else 1.0
     finest = FINEST * prior.data_std
     low = max(smallest, min(finest, 0.5 / size) if size > 0 else finest)
     return low, max(min(largest, START * prior.data_std), 2 * low)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,11 @@ from medrecon.physics.mri.scan import MRIScan
 from medrecon.physics.mri.survey import read_slices
 from medrecon.tensors import fastmri_crop
 from medrecon.volume import Grid
+
+
+def item_bytes(image: tuple[int, ...], n_coils: int, copies: int) -> int:
+    """Memory that one 2-D problem takes: data, maps in two layouts, calibration, and for every copy its coil images and a few images."""
+    return 8 * math.prod(image[-2:]) * (6 * n_coils + copies * (2 * n_coils + 12))
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,6 @@ class Encoding:
     def axes(self) -> tuple[int, ...]:
         """Axes of a 2-D problem that are still in k-space."""
         return (-2, -1) if self.volumetric or not self.hybrid else (-2,)
-
-    def bytes_per_item(self, n_coils: int, copies: int) -> int:
-        """Data, maps in two layouts, calibration, and for every copy its coil images and a few images."""
-        one = self.image[0] * self.image[1] * 8
-        return one * (6 * n_coils + copies * (2 * n_coils + 12))
 
     def batches(self, length: int, nan: str, device: torch.device) -> Iterator[Batch]:
         """The data in hybrid space, oversampling removed, `length` items at a time."""

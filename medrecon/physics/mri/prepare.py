@@ -15,7 +15,7 @@ from medrecon.linop.fourier import ifft
 from medrecon.linop.operator import Scaled
 from medrecon.physics.mri.calibration import calibration_size
 from medrecon.physics.mri.coils import rss, svd_compression
-from medrecon.physics.mri.encoding import Batch, Encoding
+from medrecon.physics.mri.encoding import Batch, Encoding, item_bytes
 from medrecon.physics.mri.espirit import Espirit
 from medrecon.physics.mri.scan import MRIScan
 from medrecon.physics.mri.sense import Sense, sense
@@ -84,7 +84,7 @@ def prepared(scan: MRIScan, budget: int | None, device: torch.device, **settings
     facts = _facts(scan, found, plan, scale, kept)
     level = found.noise_std or 1.0
     limit = memory_budget(device) if budget is None else budget
-    length = chunk_length(encoding.bytes_per_item(scan.n_coils, plan.copies), limit, encoding.n_items)
+    length = chunk_length(item_bytes(encoding.image, scan.n_coils, plan.copies), limit, encoding.n_items)
     for batch in encoding.batches(length, plan.nan, device):
         batch = replace(batch, data=mixed(matrices, batch.data))
         operator, warnings = _operator(batch, encoding, plan, found, matrices)
@@ -172,13 +172,23 @@ def _operator(batch: Batch, encoding: Encoding, plan: Preparation, found: Survey
         # separate coil images have the coil as a batch axis, behind that of slices
         sampling = batch.sampling.unsqueeze(1) if plan.combine == "rss" and batch.sampling.ndim > 2 else batch.sampling
         return sense(ones, sampling, image_axes=2, axes=encoding.axes), []
-    warnings: tuple[str, ...] = ()
+    warnings: list[str] = []
     if plan.maps is not None:
         maps = given(plan.maps, batch, encoding, matrices, sets=plan.sets)
     else:
         result = _calibrated(batch, encoding, plan, found, matrices)
-        maps, warnings = in_scan_units(matrices, result.maps), result.warnings
-    return sense(maps, batch.sampling, image_axes=2, sets=plan.sets > 1, axes=encoding.axes, exact=plan.exact), list(warnings)
+        maps, warnings = in_scan_units(matrices, result.maps), [*result.warnings, *_unmapped(result.maps, batch.data)]
+    return sense(maps, batch.sampling, image_axes=2, sets=plan.sets > 1, axes=encoding.axes, exact=plan.exact), warnings
+
+
+def _unmapped(maps: Tensor, data: Tensor) -> list[str]:
+    """A warning about slices with data but without maps, whose image will be zero."""
+    lacking = int(((data != 0).flatten(1).any(1) & ~(maps != 0).flatten(1).any(1)).sum())
+    if not lacking:
+        return []
+    return [
+        f"calibration found no coil maps for {lacking} of {len(data)} slices, their image is zero: use a larger centre or lower map_crop"
+    ]
 
 
 def _calibrated(batch: Batch, encoding: Encoding, plan: Preparation, found: Survey, matrices: tuple[Tensor, ...]) -> Espirit:
