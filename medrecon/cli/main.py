@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -90,4 +91,6 @@ def main() -> None:
     """Entry point of the installed command."""
     # A batch system ends a job by SIGTERM: as with Ctrl-C, nothing unfinished is left behind.
     signal.signal(signal.SIGTERM, _stop)
+    # Threads that spin while they wait make a busy machine many times slower; read by the runtime when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.exit(run(sys.argv[1:]))
