@@ -86,7 +86,10 @@ def describe(path: Source, *, identity: bool = False, **options: Any) -> dict[st
     reader = form.module.header if form.has_header else form.module.read
     found = reader(source, **_known(options, reader, source))
     if not isinstance(found, Volume):
-        return {"format": form.files, "kind": "scan", **found.describe()}
+        facts = found.describe()
+        hidden = () if identity else ("patient_id",)
+        facts["header"] = {key: value for key, value in facts.get("header", {}).items() if key not in hidden}
+        return {"format": form.files, "kind": "scan", **facts}
     return {"format": form.files, "kind": "volume", **_volume_description(found, identity)}
 
 

@@ -238,8 +238,7 @@ def _header(
     warnings: list[str],
 ) -> dict[str, Any]:
     header: dict[str, Any] = {"format": "fastMRI HDF5", "single_coil": not kspace.has_coils, "targets": targets}
-    # who it is stands in the study facts, which are shown on request only
-    header |= {key: value for key, value in attributes.items() if key not in (AFFINE, "patient_id")}
+    header |= {key: value for key, value in attributes.items() if key != AFFINE}
     if encoding:
         header |= {"encoding_size": encoding.encoded.matrix, "recon_size": encoding.recon.matrix}
     if padding:

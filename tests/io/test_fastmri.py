@@ -15,6 +15,7 @@ import torch
 from conftest import GOLDEN, shared
 from torch import Tensor
 
+from medrecon import io
 from medrecon.errors import BadInput, NotSupported, OutputExists
 from medrecon.io import fastmri
 from medrecon.io.mrd_header import parse
@@ -328,3 +329,9 @@ def test_the_shared_simulated_brain_reads_with_its_noise() -> None:
     with h5py.File(scan.source) as file:
         target = torch.from_numpy(file["reconstruction_rss"][1]).T
     assert (rss(scan.select(slice(1, 2)))[0] - target).abs().max() < 1e-4 * target.max()
+
+
+def test_a_description_names_the_patient_on_request_only(tmp_path: Path) -> None:
+    golden = GOLDEN / "mri" / "fastmri_files" / "file9000001.h5"
+    assert "phantom" not in str(io.describe(golden)["header"].get("patient_id", ""))
+    assert io.describe(golden, identity=True)["header"]["patient_id"] == "phantom-file9000001.h5"
