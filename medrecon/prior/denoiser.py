@@ -59,3 +59,7 @@ class Prior(nn.Module, ABC):
         """kappa: how much lower the 99.5th percentile of a low-resolution image from `calib_lines` centre lines is
         than that of the image itself, over the training images. Data are divided by percentile / kappa."""
         return 1.0
+
+    def workspace(self, n_images: int, n_pixels: int) -> int:
+        """Bytes that `denoise` takes for so many images at once, beside a few copies of them."""
+        return 0

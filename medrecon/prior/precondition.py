@@ -30,7 +30,7 @@ class NetworkPrior(Prior):
     `error` is the formula for white images.
 
     `kappas`: pairs (calibration lines, kappa), see `Prior.scale`. `images_at_once` bounds memory: the network runs on
-    that many images at a time (about 90 bytes per pixel and full-resolution channel).
+    that many images at a time, `pixel_bytes` for each of their pixels.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class NetworkPrior(Prior):
         domain_name: str = "any",
         card: Mapping[str, str] | None = None,
         images_at_once: int = 8,
+        pixel_bytes: int = 0,
     ) -> None:
         super().__init__()
         if field not in ("real", "complex"):
@@ -57,7 +58,7 @@ class NetworkPrior(Prior):
         self._curve = _log_curve(error_curve) if len(error_curve) else None
         self.kappas = sorted((float(a), float(b)) for a, b in kappas)
         self.card = dict(card or {})
-        self.images_at_once = images_at_once
+        self.images_at_once, self.pixel_bytes = images_at_once, pixel_bytes
 
     def denoise(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         if noisy.is_complex() != (self.field == "complex"):
@@ -97,6 +98,9 @@ class NetworkPrior(Prior):
         upper = [k for k in self.kappas if k[0] > calib_lines]
         (a, ka), (b, kb) = lower[-1], upper[0]
         return ka if b == a else ka + (kb - ka) * max(0.0, calib_lines - a) / (b - a)
+
+    def workspace(self, n_images: int, n_pixels: int) -> int:
+        return min(n_images, self.images_at_once) * n_pixels * self.pixel_bytes
 
     def extra_repr(self) -> str:
         n = sum(p.numel() for p in self.network.parameters())

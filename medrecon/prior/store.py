@@ -19,6 +19,9 @@ from medrecon.prior.precondition import NetworkPrior
 WEIGHTS = Path(__file__).parent / "weights"
 """Where the shipped priors and their model cards lie."""
 
+CHANNEL_BYTES = 38
+"""Memory of the network for each pixel and full-resolution channel while it runs, measured on 1 to 8 images."""
+
 
 def available() -> dict[str, dict[str, Any]]:
     """The shipped priors: name -> metadata of its file (field, domain, figures, ...), weights unread."""
@@ -74,6 +77,7 @@ def load(name: str | os.PathLike[str]) -> NetworkPrior:
             kappas=facts.get("kappas", ()),
             domain_name=facts.get("domain", path.stem),
             card=facts.get("card", {}),
+            pixel_bytes=CHANNEL_BYTES * facts["network"]["widths"][0],
         )
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"{path}: weights do not fit their own metadata: {str(error).splitlines()[0]}") from error

@@ -33,6 +33,9 @@ AUTO = {"mri": "brain"}
 BODY_PARTS = {"brain": ("BRAIN", "HEAD", "SKULL")}
 """What scans call the body parts that a prior knows; others are called like the prior's domain."""
 
+FIRST_USE = 40 << 20
+"""Memory that libraries take when they are first used: transform plans, thread stacks, code."""
+
 FILES = ("maps", "calib")
 """Settings that may name a file."""
 
@@ -136,6 +139,7 @@ def plan(
     items = _n_items(job)
     middle = scan.n_slices // 2
     one = slice(middle, middle + 1)
+    before = psutil.Process().memory_info().rss
     start = time.monotonic()
     shorter = job.recipe.with_settings({"steps": min(2, job.recipe.settings["steps"])})
     probe = replace(job, scan=scan.select(one), recipe=shorter, preparation=_of_slices(job, one))
@@ -143,8 +147,9 @@ def plan(
     prepared_in = time.monotonic() - start
     solution = _solved(probe, problem, None)
     each = solution.log["seconds"] / max(1, solution.log["steps_done"]) * job.recipe.settings["steps"] + prepared_in
-    bytes_each = item_bytes(problem.likelihood.domain, scan.n_coils, _copies(job))
+    bytes_each = item_bytes(problem.likelihood.domain, scan.n_coils, _copies(job), job.preparation.get("combine", "maps"))
     batch = chunk_length(bytes_each, job.budget, items)
+    network = 0 if job.prior is None else job.prior.workspace(_copies(job) * batch, math.prod(problem.likelihood.domain))
     kept = 8 * math.prod(scan.grid.shape) * (2 + (2 * job.samples if job.samples > 1 else 0))
     return {
         "method": method,
@@ -154,7 +159,7 @@ def plan(
         "slices": items,
         "slices_per_batch": batch,
         "batches": -(-items // batch),
-        "peak_bytes": psutil.Process().memory_info().rss + batch * bytes_each + kept,
+        "peak_bytes": before + FIRST_USE + batch * bytes_each + network + kept,
         "seconds": round(each * items / len(problem.slices), 1),
         "image": list(scan.grid.shape),
         "calibration": dict(problem.facts),

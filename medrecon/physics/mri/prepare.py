@@ -84,7 +84,7 @@ def prepared(scan: MRIScan, budget: int | None, device: torch.device, **settings
     facts = _facts(scan, found, plan, scale, kept)
     level = found.noise_std or 1.0
     limit = memory_budget(device) if budget is None else budget
-    length = chunk_length(item_bytes(encoding.image, scan.n_coils, plan.copies), limit, encoding.n_items)
+    length = chunk_length(item_bytes(encoding.image, scan.n_coils, plan.copies, plan.combine), limit, encoding.n_items)
     for batch in encoding.batches(length, plan.nan, device):
         batch = replace(batch, data=mixed(matrices, batch.data))
         operator, warnings = _operator(batch, encoding, plan, found, matrices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -23,6 +24,11 @@ CACHE_BYTES = 1 << 21
 
 ACCELERATOR_BYTES = 1 << 28
 """The same on other devices, which want much work at once: a bound on memory."""
+
+
+def cache_bytes(device: torch.device) -> int:
+    """The size of a group of coils."""
+    return CACHE_BYTES if device.type == "cpu" else ACCELERATOR_BYTES
 
 
 def sense(
@@ -98,20 +104,42 @@ class Sense(LinearOperator):
 
     def coil_images(self, x: Tensor) -> Tensor:
         """S x: (*batch, *domain) -> (*batch, coil, *image)."""
-        images = self.maps * x.unsqueeze(-1 - len(self.image))
-        return images.sum(-2 - len(self.image)) if self.sets else images
+        return self._spread(self.maps, x)
 
     def combine(self, coil_images: Tensor) -> Tensor:
         """Sᴴ: (*batch, coil, *image) -> (*batch, *domain)."""
+        return self._gathered(self.maps, coil_images)
+
+    def _spread(self, maps: Tensor, x: Tensor) -> Tensor:
+        images = maps * x.unsqueeze(-1 - len(self.image))
+        return images.sum(-2 - len(self.image)) if self.sets else images
+
+    def _gathered(self, maps: Tensor, coil_images: Tensor) -> Tensor:
         if self.sets:
             coil_images = coil_images.unsqueeze(-2 - len(self.image))
-        return (self.maps.conj() * coil_images).sum(-1 - len(self.image))
+        return (maps.conj() * coil_images).sum(-1 - len(self.image))
 
     def _forward(self, x: Tensor) -> Tensor:
-        return fft(self.coil_images(x), self.axes) * self.root
+        parts = [
+            fft(self._spread(maps, x), self.axes) * self.root for maps in self.maps.split(self._group(x, len(self.domain)), self._coil)
+        ]
+        return torch.cat(parts, self._coil) if len(parts) > 1 else parts[0]
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self.combine(ifft(y * self.root, self.axes))
+        group = self._group(y, len(self.range))
+        pairs = zip(self.maps.split(group, self._coil), y.split(group, self._coil), strict=True)
+        parts = (self._gathered(maps, ifft(some * self.root, self.axes)) for maps, some in pairs)
+        return functools.reduce(torch.add, parts)
+
+    @property
+    def _coil(self) -> int:
+        """The coil axis of maps and data."""
+        return -1 - len(self.image)
+
+    def _group(self, data: Tensor, axes: int) -> int:
+        """How many coils are transformed at a time: temporary copies of all would need several times the memory of the data."""
+        items = math.prod(data.shape[: data.ndim - axes])
+        return max(1, cache_bytes(data.device) // max(1, items * math.prod(self.image) * data.element_size()))
 
     @property
     def normal(self) -> LinearOperator:
@@ -174,7 +202,7 @@ class SenseNormal(LinearOperator):
         parts = (x, self.maps, self.weights)
         lead = torch.broadcast_shapes(*(t.shape[: t.ndim - tail] for t, tail in zip(parts, tails, strict=True)))
         one = math.prod(self.maps.shape[-self.image_axes :]) * x.element_size()
-        limit = CACHE_BYTES if x.device.type == "cpu" else ACCELERATOR_BYTES
+        limit = cache_bytes(x.device)
         x, maps, weights = (t.expand(*lead, *t.shape[t.ndim - tail :]) for t, tail in zip(parts, tails, strict=True))
         if math.prod(lead) * one <= limit:
             total = self._grouped(x, maps, weights, limit // max(1, math.prod(lead) * one))
