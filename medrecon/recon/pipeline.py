@@ -147,9 +147,12 @@ def plan(
     prepared_in = time.monotonic() - start
     solution = _solved(probe, problem, None)
     each = solution.log["seconds"] / max(1, solution.log["steps_done"]) * job.recipe.settings["steps"] + prepared_in
-    bytes_each = item_bytes(problem.likelihood.domain, scan.n_coils, _copies(job), job.preparation.get("combine", "maps"))
+    combine, pixels = job.preparation.get("combine", "maps"), math.prod(problem.likelihood.domain)
+    ready, bytes_each = (item_bytes(problem.likelihood.domain, scan.n_coils, copies, combine) for copies in (0, _copies(job)))
     batch = chunk_length(bytes_each, job.budget, items)
-    network = 0 if job.prior is None else job.prior.workspace(_copies(job) * batch, math.prod(problem.likelihood.domain))
+    # The network and the data step take turns.
+    network = 0 if job.prior is None else job.prior.workspace(_copies(job) * batch, pixels)
+    working = max(network, batch * (bytes_each - ready))
     kept = 8 * math.prod(scan.grid.shape) * (2 + (2 * job.samples if job.samples > 1 else 0))
     return {
         "method": method,
@@ -159,7 +162,7 @@ def plan(
         "slices": items,
         "slices_per_batch": batch,
         "batches": -(-items // batch),
-        "peak_bytes": before + FIRST_USE + batch * bytes_each + network + kept,
+        "peak_bytes": before + FIRST_USE + batch * ready + working + kept,
         "seconds": round(each * items / len(problem.slices), 1),
         "image": list(scan.grid.shape),
         "calibration": dict(problem.facts),
