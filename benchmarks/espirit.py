@@ -21,8 +21,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# threads that wait by spinning take the core from those that work when the machine is busy; before torch starts its own
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+import psutil
+
+# on a busy machine threads that wait by spinning take the core from those that work (ten times slower); before torch starts its own
+if psutil.cpu_percent(0.5) > 20:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import torch

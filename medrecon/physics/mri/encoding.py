@@ -18,11 +18,11 @@ from medrecon.volume import Grid
 
 
 def item_bytes(image: tuple[int, ...], n_coils: int, copies: int, combine: str = "maps") -> int:
-    """Memory that one 2-D problem takes: raw and prepared data, maps in two layouts, calibration, and for every copy its coil
+    """Memory that one 2-D problem takes: raw and prepared data, maps in three forms, calibration, and for every copy its coil
     images and a few images. Where coils are not combined by maps every coil is a problem of its own.
     """
     solved = copies * (5 * n_coils // 2 + 14) if combine == "maps" else copies * n_coils * 14
-    return 8 * math.prod(image[-2:]) * (6 * n_coils + solved)
+    return 8 * math.prod(image[-2:]) * (7 * n_coils + solved)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from medrecon.linop.operator import LinearOperator, Spectrum
 from medrecon.physics.mri.columns import ColumnBasis, column_normal
 from medrecon.tensors import real_dtype
 
-CACHE_BYTES = 1 << 21
-"""Coils are transformed in groups of about this size, so that a group stays in the processor's cache."""
+CACHE_BYTES = 1 << 22
+"""Coils are transformed in groups of about this size, so that a group stays near the processor and still keeps its threads busy."""
 
 ACCELERATOR_BYTES = 1 << 28
 """The same on other devices, which want much work at once: a bound on memory."""
@@ -173,6 +173,7 @@ class SenseNormal(LinearOperator):
     """
 
     maps: Tensor
+    conjugate: Tensor
     weights: Tensor
 
     def __init__(self, operator: Sense) -> None:
@@ -186,6 +187,8 @@ class SenseNormal(LinearOperator):
         if self.turn:
             maps, weights = maps[..., self.first : self.last].mT, weights.mT
         self.register_buffer("maps", maps.contiguous(), persistent=False)
+        # a product with a conjugate would be made in memory at every step
+        self.register_buffer("conjugate", self.maps.conj().resolve_conj(), persistent=False)
         self.register_buffer("weights", weights.contiguous(), persistent=False)
 
     @property
@@ -198,31 +201,34 @@ class SenseNormal(LinearOperator):
     def _forward(self, x: Tensor) -> Tensor:
         if self.turn:
             x = x[..., self.first : self.last].mT.contiguous()
-        tails = (self.image_axes + int(self.sets), self.image_axes + 1 + int(self.sets), self.image_axes + 1)
-        parts = (x, self.maps, self.weights)
+        axes, sets = self.image_axes, int(self.sets)
+        parts, tails = (x, self.maps, self.conjugate, self.weights), (axes + sets, axes + 1 + sets, axes + 1 + sets, axes + 1)
         lead = torch.broadcast_shapes(*(t.shape[: t.ndim - tail] for t, tail in zip(parts, tails, strict=True)))
-        one = math.prod(self.maps.shape[-self.image_axes :]) * x.element_size()
+        one = math.prod(self.maps.shape[-axes:]) * x.element_size()
         limit = cache_bytes(x.device)
-        x, maps, weights = (t.expand(*lead, *t.shape[t.ndim - tail :]) for t, tail in zip(parts, tails, strict=True))
+        whole = [t.expand(*lead, *t.shape[t.ndim - tail :]) for t, tail in zip(parts, tails, strict=True)]
         if math.prod(lead) * one <= limit:
-            total = self._grouped(x, maps, weights, limit // max(1, math.prod(lead) * one))
+            total = self._grouped(limit // max(1, math.prod(lead) * one), *whole)
         else:
-            items = [self._grouped(x[i], maps[i], weights[i], limit // one) for i in itertools.product(*map(range, lead))]
+            items = [self._grouped(limit // one, *(t[i] for t in whole)) for i in itertools.product(*map(range, lead))]
             total = torch.stack(items).reshape(*lead, *items[0].shape)
         return functional.pad(total.mT, (self.first, self.domain[-1] - self.last)) if self.turn else total
 
-    def _grouped(self, x: Tensor, maps: Tensor, weights: Tensor, group: int) -> Tensor:
+    def _grouped(self, group: int, x: Tensor, maps: Tensor, conjugate: Tensor, weights: Tensor) -> Tensor:
         """AᴴA x in the turned layout, summed over groups of coils."""
         coil = -1 - self.image_axes
         x = x.unsqueeze(coil)
         total: Tensor | None = None
-        for some in maps.split(max(1, group), coil):
-            part = self._group(some, x, weights)
-            total = part if total is None else total + part
+        for some, back in zip(maps.split(max(1, group), coil), conjugate.split(max(1, group), coil), strict=True):
+            part = self._group(x, some, back, weights)
+            if total is None:
+                total = part
+            else:
+                total = total + part if part.requires_grad else total.add_(part)
         assert total is not None
         return total
 
-    def _group(self, maps: Tensor, x: Tensor, weights: Tensor) -> Tensor:
+    def _group(self, x: Tensor, maps: Tensor, conjugate: Tensor, weights: Tensor) -> Tensor:
         coil = -1 - self.image_axes
         images = maps * x
         if self.sets:
@@ -232,9 +238,8 @@ class SenseNormal(LinearOperator):
         else:
             images = images * weights
         if self.sets:
-            return (images.unsqueeze(coil - 1) * maps.conj()).sum(coil)
-        # mul_ on our own buffer saves a pass over memory
-        return images.mul_(maps.conj()).sum(coil)
+            return (images.unsqueeze(coil - 1) * conjugate).sum(coil)
+        return images.mul_(conjugate).sum(coil)
 
 
 def _reached(maps: Tensor) -> tuple[int, int]:
