@@ -145,8 +145,9 @@ def main() -> None:
     if options.json:
         print(json.dumps({"threads": options.threads, "load": os.getloadavg()[0], "columns_s": column_seconds, "gap": gap, "rows": rows}))
         return
+    waiting = os.environ.get("OMP_WAIT_POLICY", "waiting as usual")
     print(
-        f"CG-SENSE {COILS} x {SIZE} x {SIZE}, {STEPS} iterations, {options.threads} threads {os.environ.get('OMP_WAIT_POLICY', '')}, load {os.getloadavg()[0]:.1f}"
+        f"CG-SENSE {COILS} x {SIZE} x {SIZE}, {STEPS} iterations, {options.threads} threads, load {os.getloadavg()[0]:.1f}, waiting {waiting}"
     )
     for row in rows:
         print(

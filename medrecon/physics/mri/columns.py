@@ -79,13 +79,18 @@ class ColumnSolver:
 def g_factor(maps: Tensor, mask: Tensor, rho: float = 0.0) -> Tensor:
     """Noise amplification (*batch, y, x) of unregularised SENSE, sqrt([N^-1]_yy [SᴴS]_yy / R), exact; 0 outside the maps.
 
-    Pruessmann et al. 1999, eq. 23. `rho` stabilises columns that are nearly singular.
+    Pruessmann et al. 1999, eq. 23. `rho` stabilises columns that are nearly singular; `BadInput` where one is singular
+    in the maps' precision.
     """
     normal = column_normal(maps, mask.to(real_dtype(maps.dtype)))
     power = maps.abs().square().sum(-3)
     outside = (power == 0).mT
     # Pixels without signal would make the columns singular: give them a unit diagonal, they decouple.
     normal.diagonal(dim1=-2, dim2=-1).add_(rho + outside.to(normal.dtype))
-    inverse = torch.linalg.inv(normal).diagonal(dim1=-2, dim2=-1).real
+    factor, failed = torch.linalg.cholesky_ex(normal)
+    rounding = normal.shape[-1] * torch.finfo(power.dtype).eps
+    if bool(failed.any()) or float(factor.diagonal(dim1=-2, dim2=-1).real.square().min()) < rounding:
+        raise BadInput("g-factor: the coils cannot unfold this sampling, the columns are singular: give rho, or sample more lines")
+    inverse = torch.cholesky_inverse(factor).diagonal(dim1=-2, dim2=-1).real
     acceleration = mask.shape[-2] / mask.sum(-2).squeeze(-1)
     return (inverse.mT * power / acceleration.reshape(*acceleration.shape, 1, 1)).clamp_min(0).sqrt() * (power > 0)

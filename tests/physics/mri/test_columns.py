@@ -71,6 +71,19 @@ def test_cholesky_eigenvectors_and_conjugate_gradients_solve_the_same_problem(rh
     assert (by_cg - exact).norm() < max(1e-4, 1e-6 / rho) * exact.norm()
 
 
+@pytest.mark.slow
+def test_columns_and_conjugate_gradients_agree_on_a_scan_of_full_size() -> None:
+    maps, mask = smooth_coils((320, 320), 15), lines(320, 4, 24)
+    back = sense(maps, mask).H(mask * random((15, 320, 320), torch.complex128, "y"))
+    normal = sense(maps, mask).normal
+    exact = ColumnSolver(maps, mask.double(), normal, 1e-3)(back)
+    by_cg = run(cg(shifted(normal, 1e-3), back, tolerance=1e-9), limit=2000).x
+    assert (by_cg - exact).norm() < 1e-6 * exact.norm()
+    single = maps.to(torch.complex64)
+    found = ColumnSolver(single, mask.float(), sense(single, mask).normal, 1e-3)(back.to(torch.complex64), refine=2)
+    assert (found - exact).norm() < 1e-5 * exact.norm()
+
+
 def test_columns_without_maps_return_the_point_itself() -> None:
     maps = smooth_coils((12, 5))
     maps[:, :, 3] = 0
@@ -143,6 +156,8 @@ def test_g_factor_is_what_noise_replicas_measure() -> None:
 
 def test_wrong_problems_are_errors() -> None:
     maps = smooth_coils((8, 6))
+    with pytest.raises(BadInput, match="rho"):
+        g_factor(maps[:1], torch.arange(8)[:, None] % 2 == 0)  # one coil cannot unfold two pixels
     with pytest.raises(BadInput, match="whole readout lines"):
         column_normal(maps, torch.ones(8, 6))
     with pytest.raises(BadInput, match="rho = 0"):
