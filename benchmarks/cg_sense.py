@@ -146,9 +146,7 @@ def main() -> None:
         print(json.dumps({"threads": options.threads, "load": os.getloadavg()[0], "columns_s": column_seconds, "gap": gap, "rows": rows}))
         return
     waiting = os.environ.get("OMP_WAIT_POLICY", "waiting as usual")
-    print(
-        f"CG-SENSE {COILS} x {SIZE} x {SIZE}, {STEPS} iterations, {options.threads} threads, load {os.getloadavg()[0]:.1f}, waiting {waiting}"
-    )
+    print(f"CG-SENSE {COILS} x {SIZE} x {SIZE}, {STEPS} iterations, {options.threads} threads, load {os.getloadavg()[0]:.1f}, {waiting}")
     for row in rows:
         print(
             f"{row['peer']:10s} best {row['best_s']:.3f} s, median {row['median_s']:.3f} s, {row['ratio']:.1f} x medrecon, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,9 +75,12 @@ def _preparation() -> str:
 
 
 def _readable(value: object) -> Any:
-    """Numbers, texts and lists stay; a function is shown by its name."""
+    """Numbers, texts and lists stay; a function is shown by its name, with the arguments that are fixed."""
     if isinstance(value, list | tuple):
         return [_readable(item) for item in value]
+    if isinstance(value, partial):
+        fixed = ", ".join(f"{name}={_readable(argument)}" for name, argument in value.keywords.items())
+        return f"{_readable(value.func)}({fixed})"
     if isinstance(value, float):
         return float(f"{value:.4g}")
     return value if value is None or isinstance(value, bool | int | str) else getattr(value, "__name__", str(value))

@@ -75,7 +75,7 @@ def test_a_run_that_was_ended_twice_gives_the_same_weights(tmp_path: Path) -> No
 
 def test_a_killed_process_gives_the_same_weights(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from tests.prior.test_train import trained\n"
+        f"import sys, time; from pathlib import Path; from tests.prior.{Path(__file__).stem} import trained\n"
         "def report(done, loss): print(done, flush=True); time.sleep(0.05)\n"
         "trained(Path(sys.argv[1]), report=report)"
     )
