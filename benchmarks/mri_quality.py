@@ -1,6 +1,6 @@
 """PSNR, SSIM and NMSE of the MRI methods on retrospectively undersampled multi-coil k-space simulated from held-out images.
 
-    python benchmarks/mri_quality.py --data FOLDER [--out runs/mri_quality] [--slices 2] [--page docs/quality.md]
+    python benchmarks/mri_quality.py [--data FOLDER] [--out runs/mri_quality] [--slices 2] [--page docs/quality.md]
 
 FOLDER holds `train_mr.npz`, `train_mr_more.npz` and `test_mr.npz` (images (n, y, x), scale, subject, pixel_mm). Each slice
 becomes 8-coil k-space with smooth phase, correlated noise (20 dB) and a noise scan; random fastMRI masks, x4 (8 % centre)
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -215,13 +216,16 @@ TITLES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("MEDRECON_SHARED", "../shared")) / "data")
     parser.add_argument("--out", type=Path, default=Path("runs/mri_quality"))
     parser.add_argument("--slices", type=int, default=2)
     parser.add_argument("--prior", default="brain")
     parser.add_argument("--page", type=Path)
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
+    if not (arguments.data / "test_mr.npz").is_file():
+        print(f"skipped: no held-out images in {arguments.data} (give --data FOLDER)")
+        return
     ledger = Ledger(arguments.out / "ledger.jsonl")
     rows = compared(arguments.data, ledger, arguments.out / "images", arguments.slices, arguments.prior)
     text = page(rows, tuned(arguments.data, ledger))
