@@ -9,7 +9,6 @@ process for `bart pics`. Errors are relative to the exact column solution in com
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -30,7 +29,7 @@ if psutil.cpu_percent(0.5) > 20:
 
 import numpy as np
 import torch
-from espirit import COILS, SIZE, phantom_kspace, write_cfl
+from espirit import COILS, SIZE, asked, phantom_kspace, timed_in_turns, write_cfl
 from torch import Tensor
 
 from medrecon.iterate import run
@@ -109,13 +108,7 @@ def exact_columns(kspace: Tensor, maps: Tensor, lines: Tensor) -> tuple[Tensor, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    options = asked(__doc__)
     kspace = phantom_kspace()
     kspace = kspace / kspace.abs().max()
     lines = (kspace != 0).any(0).any(-1, keepdim=True)
@@ -124,13 +117,8 @@ def main() -> None:
         solution, column_seconds, gap = exact_columns(kspace, maps, lines)
         assert gap < 1e-6, f"columns and conjugate gradients solve different problems: {gap:.1e}"
         runs = peers(kspace, maps, lines, Path(name))
-        images = {peer: run_once() for peer, run_once in runs.items()}  # warm up
-        times: dict[str, list[float]] = {peer: [] for peer in runs}
-        for _ in range(options.repeats):
-            for peer, run_once in runs.items():
-                start = time.perf_counter()
-                run_once()
-                times[peer].append(time.perf_counter() - start)
+        timed_in_turns(runs, 1)  # warm up
+        times, images = timed_in_turns(runs, options.repeats)
     ours = statistics.median(times["medrecon"])
     rows = [
         {

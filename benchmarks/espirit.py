@@ -112,24 +112,37 @@ def cosine(maps: Tensor, exact: Tensor) -> tuple[float, float]:
     return value.mean().item(), value.min().item()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def asked(words: str | None) -> argparse.Namespace:
+    """The command line of a benchmark with peers; sets the threads of this process and of those it starts."""
+    parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    return options
+
+
+def timed_in_turns(runs: dict[str, Callable[[], Tensor]], repeats: int) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    """Wall seconds of every peer, one after the other in each round so that load falls on all, and their last results."""
+    times: dict[str, list[float]] = {peer: [] for peer in runs}
+    results: dict[str, Tensor] = {}
+    for _ in range(repeats):
+        for peer, run in runs.items():
+            start = time.perf_counter()
+            results[peer] = run()
+            times[peer].append(time.perf_counter() - start)
+    return times, results
+
+
+def main() -> None:
+    options = asked(__doc__)
     kspace = phantom_kspace()
     with tempfile.TemporaryDirectory() as name:
         runs = peers(kspace, Path(name))
-        times: dict[str, list[float]] = {peer: [] for peer in runs}
-        maps = {peer: run() for peer, run in runs.items() if peer != "sigpy"}  # warm up; sigpy needs none
-        for _ in range(options.repeats):
-            for peer, run in runs.items():
-                start = time.perf_counter()
-                maps[peer] = run()
-                times[peer].append(time.perf_counter() - start)
+        timed_in_turns({peer: run for peer, run in runs.items() if peer != "sigpy"}, 1)  # warm up; sigpy needs none
+        times, maps = timed_in_turns(runs, options.repeats)
         exact = exact_maps(Path(name)) if "bart" in runs else None
     ours = statistics.median(times["medrecon"])
     rows = []

@@ -23,8 +23,8 @@ from medrecon.physics.mri.scan import MRIScan
 from medrecon.physics.scan import Problem, Scan
 from medrecon.prior import store
 from medrecon.prior.denoiser import Prior
-from medrecon.recon.recipes import Recipe
-from medrecon.recon.solve import Progress, Solution, resolved, run_recipe
+from medrecon.recon.recipes import Recipe, recipe
+from medrecon.recon.solve import Progress, Solution, deviation, resolved, run_recipe
 from medrecon.volume import Volume
 
 AUTO = {"mri": "brain"}
@@ -192,8 +192,6 @@ def _job(
 ) -> _Job:
     if not isinstance(scan, Scan):
         raise BadInput(f"expected a scan (raw data), got {type(scan).__name__}: medrecon.simulate makes raw data from an image")
-    if samples < 1:
-        raise BadInput(f"samples = {samples}: expected at least 1")
     preparation, own = _split(settings, method, preset, samples)
     ready, chosen = resolved(method, preset, samples, steps, own)
     where = choose_device(device)
@@ -210,8 +208,6 @@ def _job(
 
 def _split(settings: dict[str, Any], method: str, preset: str | None, samples: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings of the preparation and of the method; a name of neither is an error that offers the nearest of both."""
-    from medrecon.recon.recipes import recipe
-
     found = recipe(method)
     own = dict(found.with_preset(preset if preset is not None else found.default_preset(samples)).settings)
     both = [*own, *Preparation.named()]
@@ -356,6 +352,4 @@ def _result(job: _Job, volume: Volume, samples: Tensor | None, logs: list[dict[s
 def _spread(job: _Job, samples: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     if samples is None or job.recipe.spread is None:
         return None, None
-    mean = samples.mean(0)
-    both = (samples - mean).abs().square().sum(0).div(len(samples) - 1).sqrt() * job.recipe.spread
-    return samples.abs().std(0) * job.recipe.spread, both
+    return samples.abs().std(0) * job.recipe.spread, deviation(samples) * job.recipe.spread

@@ -48,10 +48,15 @@ class Solution:
         """
         if len(self.samples) < 2 or self.spread is None:
             return None
-        return (self.samples - self.mean).abs().square().sum(0).div(len(self.samples) - 1).sqrt() * self.spread
+        return deviation(self.samples) * self.spread
 
     def __repr__(self) -> str:
         return f"Solution({self.samples.shape[0]} x {tuple(self.samples.shape[1:])}, {self.log.get('method', '')})"
+
+
+def deviation(samples: Tensor) -> Tensor:
+    """Standard deviation over the first axis, sqrt(var Re + var Im) for complex samples."""
+    return (samples - samples.mean(0)).abs().square().sum(0).div(len(samples) - 1).sqrt()
 
 
 def resolved(method: str, preset: str | None, samples: int, steps: int | None, settings: dict[str, Any]) -> tuple[Recipe, str | None]:

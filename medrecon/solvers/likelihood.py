@@ -9,6 +9,7 @@ from torch import Tensor
 
 from medrecon.errors import NotSupported
 from medrecon.linop.operator import LinearOperator
+from medrecon.solvers.norm import power
 from medrecon.tensors import Draw, norm2
 
 
@@ -79,8 +80,6 @@ class Gaussian(Likelihood):
     @cached_property
     def power(self) -> Tensor:
         """E |A z|^2 over unit noise z, (*batch, 1, ..., 1): a fixed random estimate within about 2 %."""
-        from medrecon.solvers.norm import power
-
         return power(self.A, self.back)
 
     @cached_property

@@ -11,32 +11,15 @@ from torch import Tensor
 from medrecon.consistency.proximal import error_curve, seen_error
 from medrecon.errors import BadInput, Diverged, NotSupported
 from medrecon.linop.basic import Diagonal
-from medrecon.linop.operator import LinearOperator
 from medrecon.prior import Gaussian, StationaryGaussian
 from medrecon.prior.denoiser import Prior
 from medrecon.recon.solve import solve
 from medrecon.solvers.likelihood import Gaussian as GaussianLikelihood
 from medrecon.tensors import generator_for, unit_noise
+from tests.solvers.systems import Matrix
 
 N, M, NOISE = 24, 12, 0.05
 STUDENT = 2.040  # t quantile .975 with 31 degrees of freedom
-
-
-class Matrix(LinearOperator):
-    """A dense matrix on vectors."""
-
-    matrix: Tensor
-
-    def __init__(self, matrix: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("matrix", matrix)
-        self.range, self.domain = (matrix.shape[0],), (matrix.shape[1],)
-
-    def _forward(self, x: Tensor) -> Tensor:
-        return x @ self.matrix.mT
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        return y @ self.matrix.conj()
 
 
 def problem() -> tuple[Matrix, Gaussian, Tensor]:

@@ -102,19 +102,13 @@ class Sense(LinearOperator):
         """Bool (*batch, *domain): pixels that any coil sees. The data say nothing of the others."""
         return (self.maps != 0).any(-1 - len(self.image))
 
-    def coil_images(self, x: Tensor) -> Tensor:
-        """S x: (*batch, *domain) -> (*batch, coil, *image)."""
-        return self._spread(self.maps, x)
-
-    def combine(self, coil_images: Tensor) -> Tensor:
-        """Sᴴ: (*batch, coil, *image) -> (*batch, *domain)."""
-        return self._gathered(self.maps, coil_images)
-
     def _spread(self, maps: Tensor, x: Tensor) -> Tensor:
+        """S x for a group of coils: (*batch, *domain) -> (*batch, coil, *image)."""
         images = maps * x.unsqueeze(-1 - len(self.image))
         return images.sum(-2 - len(self.image)) if self.sets else images
 
     def _gathered(self, maps: Tensor, coil_images: Tensor) -> Tensor:
+        """Sᴴ of a group of coils: (*batch, coil, *image) -> (*batch, *domain)."""
         if self.sets:
             coil_images = coil_images.unsqueeze(-2 - len(self.image))
         return (maps.conj() * coil_images).sum(-1 - len(self.image))
