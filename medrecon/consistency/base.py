@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from medrecon.errors import NotSupported
 from medrecon.prior.denoiser import Prior
-from medrecon.solvers.likelihood import Likelihood
+from medrecon.solvers.likelihood import Gaussian, Likelihood
 
 
 class Consistency(Prior):
@@ -25,3 +26,16 @@ class Consistency(Prior):
 
     def scale(self, calib_lines: int | None) -> float:
         return self.prior.scale(calib_lines)
+
+    def workspace(self, n_images: int, n_pixels: int) -> int:
+        return self.prior.workspace(n_images, n_pixels)
+
+
+def linear(likelihood: Likelihood, step: str) -> Gaussian:
+    """The likelihood, if it is Gaussian with a linear operator; else `NotSupported`, which names `step`."""
+    if not isinstance(likelihood, Gaussian):
+        raise NotSupported(
+            f"{step} needs a linear operator and Gaussian noise, got {type(likelihood).__name__}: "
+            "use a method that needs gradients only (dps, daps with preset langevin, reddiff) or none (enkg)"
+        )
+    return likelihood

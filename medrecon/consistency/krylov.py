@@ -6,10 +6,10 @@ from functools import cached_property
 
 from torch import Tensor
 
-from medrecon.consistency.base import Consistency
-from medrecon.errors import BadInput, NotSupported
+from medrecon.consistency.base import Consistency, linear
+from medrecon.errors import BadInput
 from medrecon.prior.denoiser import Estimate, Prior
-from medrecon.solvers.likelihood import Gaussian, Likelihood
+from medrecon.solvers.likelihood import Likelihood
 from medrecon.solvers.norm import norms
 from medrecon.tensors import Draw
 
@@ -29,9 +29,8 @@ class Decomposed(Consistency):
 
     @cached_property
     def _rho(self) -> Tensor:
-        if not isinstance(self.likelihood, Gaussian):
-            raise NotSupported(f"the decomposed step needs a Gaussian likelihood, got {type(self.likelihood).__name__}")
-        return norms(self.likelihood.A, like=self.likelihood.back) ** 2 / self.gamma  # each image its own
+        gaussian = linear(self.likelihood, "the decomposed step")
+        return norms(gaussian.A, like=gaussian.back) ** 2 / self.gamma  # each image its own
 
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
         mean = self.prior.denoise(noisy, sigma)

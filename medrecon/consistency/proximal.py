@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from medrecon.consistency.base import Consistency
-from medrecon.errors import NotSupported
+from medrecon.consistency.base import Consistency, linear
 from medrecon.prior.denoiser import Estimate, Prior
 from medrecon.solvers.likelihood import Gaussian, Likelihood
 from medrecon.tensors import Draw
@@ -71,10 +70,9 @@ class Perturbed(Proximal):
     """
 
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
-        if not isinstance(self.likelihood, Gaussian):
-            raise NotSupported(f"perturb and solve needs a Gaussian likelihood, got {type(self.likelihood).__name__}")
+        gaussian = linear(self.likelihood, "perturb and solve")
         mean = self.prior.denoise(noisy, sigma)
         r2 = self.variance(self.prior, self.likelihood, mean, sigma)
-        disturbed = self.likelihood.perturbed(draw, mean)
+        disturbed = gaussian.perturbed(draw, mean)
         clean = disturbed.prox(mean + r2.sqrt() * draw(mean), 1 / r2, steps=self.cg_steps, tolerance=self.cg_tolerance)
         return Estimate(clean, (noisy - clean) / sigma)
