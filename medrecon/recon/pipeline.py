@@ -23,7 +23,8 @@ from medrecon.physics.mri.scan import MRIScan
 from medrecon.physics.scan import Problem, Scan
 from medrecon.prior import store
 from medrecon.prior.denoiser import Prior
-from medrecon.recon.recipes import Recipe, recipe
+from medrecon.recon.recipe import Recipe
+from medrecon.recon.recipes import recipe
 from medrecon.recon.solve import Progress, Solution, deviation, resolved, run_recipe
 from medrecon.volume import Volume
 
@@ -209,7 +210,8 @@ def _job(
 def _split(settings: dict[str, Any], method: str, preset: str | None, samples: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings of the preparation and of the method; a name of neither is an error that offers the nearest of both."""
     found = recipe(method)
-    own = dict(found.with_preset(preset if preset is not None else found.default_preset(samples)).settings)
+    ready = found.with_preset(preset if preset is not None else found.default_preset(samples))
+    own = ready.with_sampler(settings.get("sampler")).settings
     both = [*own, *Preparation.named()]
     for name in settings:
         if name not in both:
@@ -323,7 +325,7 @@ def _result(job: _Job, volume: Volume, samples: Tensor | None, logs: list[dict[s
         "preset": job.preset,
         "reference": job.recipe.reference,
         "prior": job.prior_name,
-        "settings": {k: v for k, v in job.recipe.settings.items() if isinstance(v, (str, int, float, bool, type(None)))},
+        "settings": {k: v for k, v in job.recipe.told().items() if isinstance(v, (str, int, float, bool, type(None)))},
         "samples": job.samples,
         "seed": job.seed,
         "device": str(job.device),

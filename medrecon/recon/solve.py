@@ -14,7 +14,8 @@ from medrecon.errors import BadInput, NotSupported
 from medrecon.iterate import Step, run
 from medrecon.linop.operator import LinearOperator, Scaled
 from medrecon.prior.denoiser import Prior
-from medrecon.recon.recipes import Recipe, recipe
+from medrecon.recon.recipe import Recipe
+from medrecon.recon.recipes import recipe
 from medrecon.solvers.likelihood import Gaussian, Likelihood
 from medrecon.solvers.norm import norm
 from medrecon.tensors import seeded_draw
@@ -148,7 +149,7 @@ def run_recipe(
     finished = run(_steps(ready, likelihood, prior, x, n_steps, draw, gain), limit=n_steps, progress=report)
     found = finished.x.reshape(samples, average, *finished.x.shape[1:]).mean(1) if draws > 1 else finished.x
     log = {
-        "settings": dict(ready.settings),
+        "settings": ready.told(),
         "steps_done": finished.n_steps,
         "stopped": finished.reason,
         "chi2": [round(float(c), 4) for c in likelihood.chi2(found).flatten()] if noisy else None,

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from medrecon.errors import BadInput
-from medrecon.recon.catalogue import catalogue, markdown_page
-from medrecon.recon.recipes import DRIVER, METHODS, Recipe, recipe
+from medrecon.recon.catalogue import PARTS, PLUGINS, catalogue, markdown_page
+from medrecon.recon.recipe import Recipe
+from medrecon.recon.recipes import METHODS, recipe
 from medrecon.recon.solve import resolved
 
+DRIVER = {"steps", "average"} | PLUGINS
 READY = {
     f"{name} {preset or ''}".strip(): found.with_preset(preset) for name, found in METHODS.items() for preset in found.presets or [None]
 }
@@ -25,7 +27,7 @@ def parts(ready: Recipe) -> list[object]:
 @pytest.mark.parametrize("ready", READY.values(), ids=READY.keys())
 def test_every_setting_reaches_a_function(ready: Recipe) -> None:
     reached = {name for part in parts(ready) for name in ready.settings_for(part)}  # type: ignore[arg-type]
-    assert set(ready.settings) - reached <= set(DRIVER)
+    assert set(ready.settings) - reached <= DRIVER
     assert "steps" in ready.settings
 
 
@@ -42,11 +44,11 @@ def test_every_default_is_one_that_its_function_can_take(ready: Recipe) -> None:
 def test_a_preset_names_only_settings_and_parts_that_exist(name: str) -> None:
     found = METHODS[name]
     assert set(found.parts) <= set(found.presets)
+    ready = [found.with_preset(preset) for preset in found.presets or [None]]
+    assert set(found.settings) <= {setting for one in ready for setting in one.settings}, "a setting that no preset takes"
     for preset, values in found.presets.items():
         assert set(values) <= set(found.with_preset(preset).settings), "a preset sets what has no effect in it"
-        assert set(found.parts.get(preset, {})) <= {"consistency", "sampler", "schedule", "kind", "spread"}
-    used = {setting for preset in found.presets or [None] for setting in found.with_preset(preset).settings}
-    assert used == set(found.settings), "a setting that no preset takes"
+        assert set(found.parts.get(preset, {})) <= PARTS
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -54,8 +56,8 @@ def test_a_method_is_a_pair_or_an_iteration_with_a_reference(name: str) -> None:
     found = METHODS[name]
     assert (found.iteration is None) == (found.consistency is not None and found.sampler is not None)
     assert found.reference or name == "zero_filled"
-    assert found.kind in ("classical", "sampler", "point")
-    assert set(found.needs) <= {"prior", "noise"}
+    assert found.kind in ("classical", "sampler", "biased", "point")
+    assert set(found.needs) <= {"prior", "noise", "linear", "spectrum", "jacobian", "volume", "series"}
 
 
 def test_a_setting_without_effect_in_a_preset_is_refused() -> None:
