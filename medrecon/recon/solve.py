@@ -102,7 +102,7 @@ def solve(
     if not 0 <= noise_std < float("inf"):
         raise BadInput(f"noise_std = {noise_std}: expected 0 or a positive number, per real component")
     ready, chosen = resolved(method, preset, samples, steps, settings)
-    likelihood = Gaussian(Scaled(A, 1 / noise_std), y / noise_std) if noise_std > 0 else Gaussian(A, y)
+    likelihood = Gaussian(Scaled(A, 1 / noise_std), y / noise_std) if noise_std > 0 else Gaussian(A, y, noisy=False)
     batch = y.shape[: y.ndim - len(A.range)]
     keys = list(range(max(1, int(torch.Size(batch).numel()))))
     solution = run_recipe(ready, likelihood, prior, noisy=noise_std > 0, samples=samples, seed=seed, keys=keys, progress=progress)

@@ -52,10 +52,13 @@ class Likelihood(ABC):
 
 
 class Gaussian(Likelihood):
-    """|A x - y|^2 / 2 for a linear A. y: (*batch, *A.range); x may have further leading axes (samples)."""
+    """|A x - y|^2 / 2 for a linear A. y: (*batch, *A.range); x may have further leading axes (samples).
 
-    def __init__(self, A: LinearOperator, y: Tensor) -> None:
-        self.A, self.y = A, y
+    `noisy` False says that y is exact, in units of its own: only methods that need no noise level can use it.
+    """
+
+    def __init__(self, A: LinearOperator, y: Tensor, *, noisy: bool = True) -> None:
+        self.A, self.y, self.noisy = A, y, noisy
 
     @property
     def domain(self) -> tuple[int, ...]:
@@ -94,7 +97,7 @@ class Gaussian(Likelihood):
     def perturbed(self, draw: Draw, like: Tensor) -> Gaussian:
         """The same problem with unit noise added to the data, another draw for every leading item of `like` (an image)."""
         lead = like.shape[: like.ndim - len(self.domain)]
-        other = Gaussian(self.A, self.y.expand(*lead, *self.A.range))
+        other = Gaussian(self.A, self.y.expand(*lead, *self.A.range), noisy=self.noisy)
         other.y = other.y + draw(other.y)
         other.__dict__["normal"] = self.normal  # shared: only the data differ
         return other

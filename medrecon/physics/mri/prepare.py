@@ -90,7 +90,7 @@ def prepared(scan: MRIScan, budget: int | None, device: torch.device, **settings
         operator, warnings = _operator(batch, encoding, plan, found, matrices)
         data = batch.data.unsqueeze(-3) if plan.combine == "rss" else batch.data
         yield Problem(
-            likelihood=Gaussian(Scaled(operator, scale / level), data / level),
+            likelihood=Gaussian(Scaled(operator, scale / level), data / level, noisy=found.noise_std > 0),
             grid=encoding.grid(batch.start, batch.stop),
             scale=scale,
             noise_std=found.noise_std,
