@@ -1,4 +1,4 @@
-"""Periodic forward differences: the gradient of an image, with its exact Fourier spectrum."""
+"""Forward differences: the periodic gradient with its Fourier spectrum, and one axis that ends, with its cosine spectrum."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medrecon.errors import BadInput
+from medrecon.linop.basic import Identity
 from medrecon.linop.fourier import Fourier
 from medrecon.linop.operator import LinearOperator, Spectrum
 
@@ -79,3 +80,68 @@ class Laplacian(LinearOperator):
     @property
     def H(self) -> LinearOperator:
         return self
+
+
+class Difference(LinearOperator):
+    """Forward differences along one axis that does not close on itself: (*batch, *shape) -> (*batch, *shape).
+
+    At n it is (x[n + 1] - x[n]) / spacing, and 0 at the last n (Neumann): the ends of a volume or of a series are no
+    neighbours. `axis` is negative; `spacing` a length (mm, ms, ...).
+    """
+
+    def __init__(self, shape: Sequence[int], axis: int = -3, spacing: float = 1.0) -> None:
+        super().__init__()
+        self.domain = self.range = tuple(shape)
+        self.axis, self.spacing = axis, float(spacing)
+        if not self.spacing > 0:
+            raise BadInput(f"Difference: spacing {spacing}: expected a positive length")
+        if not -len(self.domain) <= axis < 0:
+            raise BadInput(f"Difference: axis {axis} of {self.domain}: expected a negative axis")
+
+    def _forward(self, x: Tensor) -> Tensor:
+        inner = x.diff(dim=self.axis).div_(self.spacing)
+        return torch.cat([inner, torch.zeros_like(x.narrow(self.axis, 0, 1))], self.axis)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        inner = y.narrow(self.axis, 0, self.domain[self.axis] - 1) / self.spacing
+        result = torch.zeros_like(y, memory_format=torch.contiguous_format)
+        result.narrow(self.axis, 1, inner.shape[self.axis]).add_(inner)
+        result.narrow(self.axis, 0, inner.shape[self.axis]).sub_(inner)
+        return result
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """Cosine basis with (2 - 2 cos(pi k / N)) / spacing^2."""
+        n = self.domain[self.axis]
+        k = torch.arange(n, dtype=torch.float64)
+        values = (2 - 2 * torch.cos(math.pi * k / n)) / self.spacing**2
+        return Spectrum(Cosine(self.domain, self.axis), values.reshape(n, *[1] * (-1 - self.axis)))
+
+
+class Cosine(LinearOperator):
+    """The orthonormal cosine transform (DCT-II) along one axis, by its matrix: (*batch, *shape) -> (*batch, *shape)."""
+
+    unitary = True
+    matrix: Tensor
+
+    def __init__(self, shape: Sequence[int], axis: int) -> None:
+        super().__init__()
+        self.domain = self.range = tuple(shape)
+        self.axis, n = axis, shape[axis]
+        k = torch.arange(n, dtype=torch.float64)
+        matrix = math.sqrt(2 / n) * torch.cos(math.pi * k[:, None] * (k + 0.5) / n)
+        matrix[0] /= math.sqrt(2)
+        self.register_buffer("matrix", matrix, persistent=False)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self._along(x, self.matrix)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._along(y, self.matrix.mT)
+
+    def _along(self, x: Tensor, matrix: Tensor) -> Tensor:
+        return (x.movedim(self.axis, -1) @ matrix.mT.to(x)).movedim(-1, self.axis)
+
+    @property
+    def normal(self) -> LinearOperator:
+        return Identity(self.domain)

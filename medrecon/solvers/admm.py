@@ -10,7 +10,7 @@ from torch import Tensor
 from medrecon.errors import NotSupported
 from medrecon.iterate import Step, run
 from medrecon.linop.operator import LinearOperator
-from medrecon.solvers.krylov import Shifted, cg, inner
+from medrecon.solvers.krylov import Shifted, cg, inner, shifted
 from medrecon.solvers.likelihood import Gaussian, Likelihood
 from medrecon.solvers.regularisers import Regulariser
 
@@ -52,6 +52,35 @@ def admm(
             return
 
 
+class Split:
+    """One iteration of `admm` a call, for min |A x - y|^2 / 2 + weight g(K x) + pull/2 |x - centre|^2.
+
+    The split variable z = K x and its dual stay between the calls (zero at first), so pull and centre may change from
+    one to the next, level by level of a sampler: one iteration each is then enough.
+    """
+
+    def __init__(self, likelihood: Gaussian, regulariser: Regulariser, *, weight: Tensor | float, rho: Tensor | float) -> None:
+        self.likelihood, self.regulariser, self.weight, self.rho = likelihood, regulariser, weight, rho
+        self.augmented = Augmented(likelihood.normal, regulariser.operator.normal, rho)
+        self.z: Tensor | None = None
+        self.dual: Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(
+        self, x: Tensor, pull: Tensor | float = 0.0, centre: Tensor | float = 0.0, *, steps: int, tolerance: float = 0.0
+    ) -> Tensor:
+        """The next x by at most `steps` conjugate gradients from x, (*batch, *image)."""
+        operator = self.regulariser.operator
+        if self.z is None or self.dual is None:
+            self.z = self.dual = torch.zeros_like(operator(x))
+        b = self.likelihood.back + self.augmented.number(x) * operator.H(self.z - self.dual) + pull * centre
+        x = run(cg(shifted(self.augmented, pull), b, x, tolerance=tolerance), limit=steps).x
+        image = operator(x)
+        self.z = self.regulariser.shrink(image + self.dual, self.weight / self.rho)
+        self.dual = self.dual + image - self.z
+        return x
+
+
 def _size(x: Tensor, axes: int) -> Tensor:
     """|x| of every item, (*batch,), not below the smallest number."""
     size = inner(x, x, axes).sqrt()
@@ -65,11 +94,11 @@ def _data_step(likelihood: Likelihood, regulariser: Regulariser, rho: Tensor | f
         return lambda target, start: likelihood.prox(operator.H(target), rho, steps=steps, tolerance=0.0)
     if not isinstance(likelihood, Gaussian):
         raise NotSupported(f"admm with {type(regulariser).__name__} needs a Gaussian likelihood, not {type(likelihood).__name__}: use pdhg")
-    normal, back = _Augmented(likelihood.normal, operator.normal, rho), likelihood.back
+    normal, back = Augmented(likelihood.normal, operator.normal, rho), likelihood.back
     return lambda target, start: run(cg(normal, back + rho * operator.H(target), start), limit=steps).x
 
 
-class _Augmented(Shifted):
+class Augmented(Shifted):
     """N + rho M for self-adjoint N and M."""
 
     def __init__(self, normal: LinearOperator, other: LinearOperator, rho: float | Tensor) -> None:

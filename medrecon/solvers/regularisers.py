@@ -57,21 +57,32 @@ class Regulariser(ABC):
         return weight.reshape(*batch, *[1] * len(self.operator.range))
 
 
-class WaveletL1(Regulariser):
-    """sum |W x| over all coefficients of an orthonormal wavelet transform, complex magnitude."""
+class L1(Regulariser):
+    """sum |K x| over the range of any operator K, complex magnitude: with `Difference`, total variation along one axis."""
 
-    def __init__(self, shape: Sequence[int], name: str = "db2", levels: int = 4, axes: Sequence[int] | None = None) -> None:
-        self.operator = Wavelet(shape, name, levels, axes)
+    def __init__(self, operator: LinearOperator) -> None:
+        self.operator = operator
 
     @property
     def unitary(self) -> bool:
-        return True
+        return self.operator.unitary
 
     def penalty(self, z: Tensor) -> Tensor:
         return z.abs().sum(trailing(len(self.operator.range)))
 
     def shrink(self, z: Tensor, weight: Tensor | float) -> Tensor:
         return _shrink(z, z.abs(), self.spread(weight))
+
+
+class WaveletL1(L1):
+    """sum |W x| over all coefficients of an orthonormal wavelet transform, complex magnitude."""
+
+    def __init__(self, shape: Sequence[int], name: str = "db2", levels: int = 4, axes: Sequence[int] | None = None) -> None:
+        super().__init__(Wavelet(shape, name, levels, axes))
+
+    @property
+    def unitary(self) -> bool:
+        return True
 
 
 class TotalVariation(Regulariser):
