@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medrecon.prior.recompute import checkpointed
+
 UNET_FULL = {"widths": (24, 48, 96, 160), "blocks": (1, 2, 2, 2), "embedding": 128}
 """2.2 M parameters; the configuration of the shipped CPU priors."""
 
@@ -76,15 +78,41 @@ class UNet(nn.Module):
         phase = level[:, None] * self.frequencies
         embedded = self.level(torch.cat([phase.sin(), phase.cos()], 1))
         y, x_size = x.shape[-2:]
-        h = self.stem(_padded(x, 2 ** len(self.halve)))
+        h = checkpointed(_entered, self.stem, self.down[0], _padded(x, 2 ** len(self.halve)), embedded)
         skips = []
-        for blocks, halve in zip(self.down, self.halve, strict=False):
-            skips.append(blocks(h, embedded))
-            h = halve(skips[-1])
-        h = self.down[-1](h, embedded)
+        for halve, blocks in zip(self.halve, self.down[1:], strict=True):
+            skips.append(h)
+            h = checkpointed(_entered, halve, blocks, h, embedded)
         for enlarge, blocks, skip in zip(self.enlarge[::-1], self.up[::-1], skips[::-1], strict=True):
-            h = blocks(enlarge(h) + skip, embedded)
+            h = checkpointed(_merged, enlarge, blocks, h, skip, embedded)
         return self.head(h)[..., :y, :x_size]
+
+    @property
+    def grid(self) -> int:
+        """Moving the image by so many pixels moves the output; by fewer, it changes a little (strided convolutions)."""
+        return int(2 ** len(self.halve))
+
+    @property
+    def radius(self) -> int:
+        """No pixel depends on one that is farther away along an axis: 93 for the shipped priors.
+
+        Two convolutions a block, 2^level pixels each, the first and the last one, and the alignment to the coarsest grid.
+        """
+        widths = [2 * len(blocks) * 2**depth for depth, blocks in enumerate(self.down)]
+        widths += [2 * len(blocks) * 2**depth for depth, blocks in enumerate(self.up)]
+        return 2 + sum(widths) + self.grid - 1
+
+
+def _entered(first: nn.Module, blocks: nn.Module, x: Tensor, embedded: Tensor) -> Tensor:
+    """A level on the way down."""
+    found: Tensor = blocks(first(x), embedded)
+    return found
+
+
+def _merged(enlarge: nn.Module, blocks: nn.Module, h: Tensor, skip: Tensor, embedded: Tensor) -> Tensor:
+    """A level on the way up."""
+    found: Tensor = blocks(enlarge(h) + skip, embedded)
+    return found
 
 
 def _padded(x: Tensor, multiple: int) -> Tensor:

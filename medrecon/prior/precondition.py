@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medrecon.errors import BadInput
 from medrecon.prior.channels import from_channels, to_channels
 from medrecon.prior.denoiser import Prior
+from medrecon.prior.recompute import checkpointed
 
 
 def preconditioned(network: nn.Module, noisy: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
@@ -70,7 +71,7 @@ class NetworkPrior(Prior):
         levels = levels.clamp(*self.sigma_range)
         channels = to_channels(noisy.reshape(-1, *noisy.shape[-2:]))
         parts = [
-            preconditioned(self.network, u, s, self.sigma_data)
+            checkpointed(preconditioned, self.network, u, s, self.sigma_data)
             for u, s in zip(channels.split(self.images_at_once), levels.split(self.images_at_once), strict=True)
         ]
         return from_channels(torch.cat(parts)).reshape(noisy.shape)
