@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from medrecon.linop.basic import Diagonal, Identity, Mask
-from medrecon.linop.difference import Gradient
+from medrecon.linop.difference import Cosine, Difference, Gradient
 from medrecon.linop.fourier import Fourier
 from medrecon.linop.laws import random
+from medrecon.linop.lowrank import Series, Subspace
 from medrecon.linop.operator import LinearOperator
+from medrecon.linop.resample import Enlarge
 from medrecon.linop.stack import BlockDiagonal, HStack, Total, VStack
 from medrecon.linop.wavelet import Wavelet
 from medrecon.physics.mri.sense import sense
@@ -72,6 +74,14 @@ OPERATORS = [
     Example("gradient, 3-D, two axes, mm", lambda dtype: Gradient((3, 5, 4), (-3, -1), (2.0, 0.7)), real=True),
     Example("gradient, length 1 and 2", lambda dtype: Gradient((1, 2)), real=True),
     Example("laplacian", lambda dtype: Gradient((7, 6), spacing=(1.5, 1.0)).normal, real=True),
+    Example("enlarge, odd from even", lambda dtype: Enlarge((4, 3), (7, 6)), real=True),
+    Example("difference along z, mm", lambda dtype: Difference((5, 3, 4), -3, 2.5), real=True),
+    Example("difference along x, two pixels", lambda dtype: Difference((3, 2), -1), real=True),
+    Example("cosine", lambda dtype: Cosine((3, 5, 4), -2), real=True),
+    Example("series", lambda dtype: Series(Gradient((5, 6)), 3), real=True),
+    Example("series, mask of each frame", lambda dtype: Series(Mask(mask(4, 7, 1), (7, 6)) @ Fourier((7, 6)), 4)),
+    Example("subspace", lambda dtype: Subspace(torch.linalg.qr(weights(dtype, 7, 3)).Q, (5, 6)), real=True),
+    Example("subspace of each item", lambda dtype: Subspace(torch.linalg.qr(weights(dtype, 2, 7, 3)).Q, (5,)), real=True),
     Example("wavelet db1", lambda dtype: Wavelet((8, 12), "db1", 2), real=True),
     Example("wavelet db2, odd", lambda dtype: Wavelet((9, 14), "db2", 3), real=True),
     Example("wavelet db3, 3-D", lambda dtype: Wavelet((4, 6, 7), "db3", 2), real=True),

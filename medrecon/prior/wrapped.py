@@ -17,6 +17,7 @@ class Wrapped(Prior):
         self.prior = prior
         self.field, self.sigma_range, self.data_std = prior.field, prior.sigma_range, prior.data_std
         self.image_axes, self.domain_name = prior.image_axes, prior.domain_name
+        self.remembers, self.item_levels = self.remembers or prior.remembers, self.item_levels and prior.item_levels
 
     def denoise(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         return self.prior.denoise(noisy, sigma)

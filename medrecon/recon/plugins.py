@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from medrecon.errors import BadInput
+from medrecon.errors import BadInput, nearest
 from medrecon.iterate import Step
+from medrecon.prior.denoiser import Prior
 from medrecon.prior.schedule import edm_levels, vp_levels
 from medrecon.sample.ancestral import ancestral, renoise
 from medrecon.sample.multistep import multistep
@@ -58,3 +59,18 @@ class Plugins:
                 f"time_shift = {self.time_shift}, start_sigma = {self.start_sigma}, discrepancy = {self.discrepancy}: "
                 "expected 0 <= time_shift < 1, start_sigma > 0, discrepancy >= 0"
             )
+
+    def levels(self, schedule: Callable[[int, float, float], Tensor], steps: int, high: float, low: float) -> Tensor:
+        """The noise levels, by the chosen schedule or the given one, with the ways back in time."""
+        if self.schedule is not None and self.schedule not in SCHEDULES:
+            raise BadInput(f"no schedule {self.schedule!r}: there are {', '.join(SCHEDULES)}{nearest(self.schedule, list(SCHEDULES))}")
+        chosen = schedule if self.schedule is None else SCHEDULES[self.schedule]
+        return chosen(steps, high, low)
+
+    def lightened(self, prior: Prior) -> Prior:
+        """The prior with its weights in 8 bits, where that was asked for."""
+        return prior
+
+    def around(self, prior: Prior) -> Prior:
+        """The prior with what was asked for around it, made fresh for one run."""
+        return prior

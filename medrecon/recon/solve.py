@@ -10,22 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medrecon.errors import BadInput, NotSupported
+from medrecon.errors import BadInput, Diverged, NotSupported
 from medrecon.iterate import Step, run
 from medrecon.linop.operator import LinearOperator, Scaled
 from medrecon.prior.denoiser import Prior
 from medrecon.recon.recipe import Recipe
 from medrecon.recon.recipes import recipe
+from medrecon.recon.trajectory import Trajectory
 from medrecon.solvers.likelihood import Gaussian, Likelihood
-from medrecon.solvers.norm import norm
 from medrecon.tensors import seeded_draw
 
 Progress = Callable[[int, int, str], None]
 
-START = 20.0
-"""The first noise level in units of the prior's standard deviation: it must drown the image."""
-FINEST = 0.05
-"""The last noise level in the same units is at most this, and at most half of the data's noise seen in the image."""
+FAR = 4.0
+"""chi^2 per datum above which the image does not explain the data."""
 
 
 @dataclass(frozen=True)
@@ -140,48 +138,36 @@ def run_recipe(
     draws = samples * average if ready.kind != "classical" else 1
     x = torch.zeros(draws, *batch, *likelihood.domain, dtype=dtype, device=y.device)
     draw = seeded_draw(seed, [(s, k) for s in range(draws) for k in keys], x.shape[: x.ndim - axes])
-    n_steps = int(ready.settings["steps"])
+    trajectory = Trajectory(ready, likelihood, prior, x, draw, gain, [(k, "coarse") for k in keys], seed)
 
     def report(n: int, step: Step) -> None:
         if progress is not None:
-            progress(n, n_steps, ready.name)
+            progress(n, trajectory.limit, ready.name)
 
-    finished = run(_steps(ready, likelihood, prior, x, n_steps, draw, gain), limit=n_steps, progress=report)
+    try:
+        finished = run(trajectory.steps(), limit=trajectory.limit, until=trajectory.until, progress=report)
+    except Diverged as error:
+        raise Diverged(f"method {ready.name}: {error}; or {ready.remedy}") from error
     found = finished.x.reshape(samples, average, *finished.x.shape[1:]).mean(1) if draws > 1 else finished.x
+    chi2 = likelihood.chi2(found) if noisy else None
     log = {
         "settings": ready.told(),
         "steps_done": finished.n_steps,
+        "evaluations": trajectory.evaluations,
         "stopped": finished.reason,
-        "chi2": [round(float(c), 4) for c in likelihood.chi2(found).flatten()] if noisy else None,
+        "chi2": None if chi2 is None else [round(float(c), 4) for c in chi2.flatten()],
+        "warnings": _far_from_the_data(ready, chi2),
         "seconds": round(time.monotonic() - start, 3),
     }
     return Solution(found, log, ready.spread)
 
 
-def _steps(ready: Recipe, likelihood: Likelihood, prior: Prior | None, x: Tensor, n_steps: int, draw: Any, gain: float | None) -> Any:
-    if ready.iteration is not None:
-        return ready.iteration(prior, likelihood, x, x.new_zeros(1), draw, **ready.settings_for(ready.iteration))
-    assert ready.consistency is not None
-    assert ready.sampler is not None
-    assert prior is not None
-    low, high = noise_range(likelihood, prior, gain)
-    sigmas = ready.schedule(n_steps, high, low)
-    both = ready.consistency(prior, likelihood, **ready.settings_for(ready.consistency))
-    return ready.sampler(both, sigmas[0] * draw(x), sigmas, draw, **ready.settings_for(ready.sampler))
-
-
-def noise_range(likelihood: Likelihood, prior: Prior, gain: float | None = None) -> tuple[float, float]:
-    """The last and first noise level: fine enough for the data's noise, coarse enough to drown the image.
-
-    `gain`: about |A|; measured where it is not given, and then the largest of the batch.
-    """
-    smallest, largest = prior.sigma_range
-    size = gain
-    if size is None:
-        size = norm(likelihood.A, like=likelihood.back) if isinstance(likelihood, Gaussian) else 1.0
-    finest = FINEST * prior.data_std
-    low = max(smallest, min(finest, 0.5 / size) if size > 0 else finest)
-    return low, max(min(largest, START * prior.data_std), 2 * low)
+def _far_from_the_data(ready: Recipe, chi2: Tensor | None) -> list[str]:
+    if chi2 is None or ready.kind == "classical" or not float(chi2.max()) > FAR:
+        return []
+    return [
+        f"the image explains the data badly (chi2 up to {float(chi2.max()):.1f} per datum): check noise_std and prior; or {ready.remedy}"
+    ]
 
 
 def _data_axes(likelihood: Likelihood) -> int:
