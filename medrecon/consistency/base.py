@@ -9,7 +9,12 @@ from medrecon.solvers.likelihood import Gaussian, Likelihood
 
 
 class Consistency(Wrapped):
-    """Forwards to `prior`; a subclass overrides `estimate`. Made fresh for every run, so it may remember."""
+    """Forwards to `prior`; a subclass overrides `estimate`. Made fresh for every run, so it may remember.
+
+    One that does sets `remembers`; one whose formulas hold for sigma (*batch, 1, ..., 1) too sets `item_levels`.
+    """
+
+    item_levels = False
 
     def __init__(self, prior: Prior, likelihood: Likelihood) -> None:
         super().__init__(prior)

@@ -21,6 +21,8 @@ class Decomposed(Consistency):
     the inner product is conjugated and every image has its own step lengths. Over-fits the data: not for uncertainty.
     """
 
+    item_levels = True
+
     def __init__(self, prior: Prior, likelihood: Likelihood, *, gamma: float = 1.0, cg_steps: int = 5) -> None:
         super().__init__(prior, likelihood)
         if not gamma > 0:

@@ -38,7 +38,7 @@ def seen_error(prior: Prior, likelihood: Likelihood, mean: Tensor, sigma: Tensor
         return curve
     excess = likelihood.chi2(mean) - 1
     seen = (excess * likelihood.n_data).reshape(*excess.shape, *[1] * len(likelihood.domain)) / likelihood.power
-    return torch.maximum(curve.to(seen), seen.clamp(max=float(sigma) ** 2))
+    return torch.maximum(curve.to(seen), torch.minimum(seen, torch.as_tensor(sigma).to(seen) ** 2))
 
 
 class Proximal(Consistency):
@@ -47,6 +47,8 @@ class Proximal(Consistency):
     Chung et al. 2024 (DDS, arXiv:2303.05754) with r^2 from the prior instead of a constant; with r = sigma this is the
     data step of DiffPIR (arXiv:2305.08995).
     """
+
+    item_levels = True
 
     def __init__(
         self, prior: Prior, likelihood: Likelihood, *, variance: Variance = error_curve, cg_steps: int = 10, cg_tolerance: float = 1e-3

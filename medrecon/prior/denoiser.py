@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from medrecon.errors import NotSupported
 from medrecon.tensors import Draw
 
 
@@ -37,6 +38,10 @@ class Prior(nn.Module, ABC):
     """How many trailing axes make one image."""
     domain_name: str = "any"
     """What it has seen: "brain", "ct", ... ("any": closed-form or handcrafted)."""
+    remembers: bool = False
+    """Whether `estimate` depends on earlier calls (duals, caches): then a sampler may call it only once along its path."""
+    item_levels: bool = True
+    """Whether `estimate` takes another noise level for every image, as `denoise` does."""
 
     @abstractmethod
     def denoise(self, noisy: Tensor, sigma: Tensor) -> Tensor:
@@ -63,3 +68,12 @@ class Prior(nn.Module, ABC):
     def workspace(self, n_images: int, n_pixels: int) -> int:
         """Bytes that `denoise` takes for so many images at once, beside a few copies of them."""
         return 0
+
+
+def memoryless(prior: Prior, sampler: str) -> None:
+    """Raises `NotSupported` for a data step that remembers: it would be called more than once for the same step."""
+    if prior.remembers:
+        raise NotSupported(
+            f"sampler {sampler} looks more than once at each step, but {type(prior).__name__} remembers what it saw: "
+            "use a sampler that looks once (ancestral, renoise, multistep)"
+        )

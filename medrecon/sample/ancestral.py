@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from torch import Tensor
@@ -10,7 +10,11 @@ from torch import Tensor
 from medrecon.errors import BadInput
 from medrecon.iterate import Step
 from medrecon.prior.denoiser import Estimate, Prior
+from medrecon.sample.travel import bridge
 from medrecon.tensors import Draw
+
+Share = Callable[[float, float], float]
+"""(sigma, lower) -> eta, the share of fresh noise in the next state: sqrt(1 - eta^2) is kept of the estimated one."""
 
 
 def ancestral(prior: Prior, x: Tensor, sigmas: Tensor, draw: Draw, *, churn: float = 1.0) -> Iterator[Step]:
@@ -18,11 +22,7 @@ def ancestral(prior: Prior, x: Tensor, sigmas: Tensor, draw: Draw, *, churn: flo
 
     eta = churn sqrt(1 - sigma'^2 / sigma^2) (Song et al. 2021, arXiv:2010.02502, eq. 16).
     """
-    for sigma, lower in pairwise(sigmas):
-        estimate = prior.estimate(x, sigma, lower, draw)
-        eta = churn * float((1 - (lower / sigma) ** 2).clamp_min(0).sqrt())
-        x = _mixed(estimate, lower, eta, draw)
-        yield Step(x, lower)
+    return _steps(prior, x, sigmas, draw, lambda sigma, lower: churn * max(0.0, 1 - (lower / sigma) ** 2) ** 0.5)
 
 
 def renoise(prior: Prior, x: Tensor, sigmas: Tensor, draw: Draw, *, eta: float = 1.0) -> Iterator[Step]:
@@ -33,14 +33,29 @@ def renoise(prior: Prior, x: Tensor, sigmas: Tensor, draw: Draw, *, eta: float =
     """
     if not 0 <= eta <= 1:
         raise BadInput(f"eta = {eta}: expected 0 to 1, the share of fresh noise")
+    return _steps(prior, x, sigmas, draw, lambda sigma, lower: eta)
+
+
+def flow_noise(prior: Prior, x: Tensor, sigmas: Tensor, draw: Draw) -> Iterator[Step]:
+    """The less noise is left, the more of it is fresh: eta = sqrt(1 - t'), t' = sigma' / (1 + sigma').
+
+    Kim et al. 2025 (FlowDPS, arXiv:2503.08136, algorithm 1) in noise levels. Not marginal preserving: the spread shrinks.
+    """
+    return _steps(prior, x, sigmas, draw, lambda sigma, lower: (1 / (1 + lower)) ** 0.5)
+
+
+def _steps(prior: Prior, x: Tensor, sigmas: Tensor, draw: Draw, share: Share) -> Iterator[Step]:
     for sigma, lower in pairwise(sigmas):
-        x = _mixed(prior.estimate(x, sigma, lower, draw), lower, eta, draw)
+        if lower > sigma:
+            x = bridge(x, sigma, lower, draw)
+        else:
+            x = _mixed(prior.estimate(x, sigma, lower, draw), lower, share(float(sigma), float(lower)), draw)
         yield Step(x, lower)
 
 
 def _mixed(estimate: Estimate, lower: Tensor, eta: float, draw: Draw) -> Tensor:
     if not lower > 0:
         return estimate.clean
-    kept = float(max(0.0, 1 - eta * eta)) ** 0.5
+    kept = max(0.0, 1 - eta * eta) ** 0.5
     x = estimate.clean + (lower * kept) * estimate.noise if kept > 0 else estimate.clean
     return x + (lower * eta) * draw(x) if eta > 0 else x
