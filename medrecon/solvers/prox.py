@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from medrecon.errors import BadInput
@@ -27,13 +28,21 @@ def gaussian_prox(likelihood: Gaussian, v: Tensor, rho: Tensor | float, *, steps
         raise BadInput(f"the proximal step needs rho > 0, got {rho}: use least squares for rho = 0")
     weight = rho.to(real_dtype(v.dtype)) if isinstance(rho, Tensor) and rho.ndim else rho
     target = likelihood.back + weight * v
+    return damped(likelihood, target, weight, v, steps=steps, tolerance=tolerance)
+
+
+def damped(
+    likelihood: Gaussian, target: Tensor, rho: Tensor | float, start: Tensor | None = None, *, steps: int = 10, tolerance: float = 1e-4
+) -> Tensor:
+    """(A^H A + rho)^-1 target: by the spectrum of A where it has one, else conjugate gradients from `start` (zero by default)."""
+    weight = rho.to(real_dtype(target.dtype)) if isinstance(rho, Tensor) and rho.ndim else rho
     spectrum = likelihood.A.spectrum
     if spectrum is not None:
         x = _by_spectrum(spectrum, target, weight, len(likelihood.domain))
         return x if target.is_complex() or not x.is_complex() else x.real
     if steps < 1:
-        return v
-    return solve(shifted(likelihood.normal, weight), target, v, steps=steps, tolerance=tolerance)
+        return torch.zeros_like(target) if start is None else start
+    return solve(shifted(likelihood.normal, weight), target, start, steps=steps, tolerance=tolerance)
 
 
 def _by_spectrum(spectrum: Spectrum, target: Tensor, rho: Tensor | float, axes: int) -> Tensor:
