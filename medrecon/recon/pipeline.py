@@ -282,7 +282,6 @@ def _solved(job: _Job, problem: Problem, progress: Progress | None) -> Solution:
         job.recipe,
         problem.likelihood,
         job.prior,
-        noisy=problem.noise_std > 0,
         samples=job.samples,
         seed=job.seed,
         keys=_keys(problem),

@@ -103,7 +103,7 @@ def solve(
     likelihood = Gaussian(Scaled(A, 1 / noise_std), y / noise_std) if noise_std > 0 else Gaussian(A, y, noisy=False)
     batch = y.shape[: y.ndim - len(A.range)]
     keys = list(range(max(1, int(torch.Size(batch).numel()))))
-    solution = run_recipe(ready, likelihood, prior, noisy=noise_std > 0, samples=samples, seed=seed, keys=keys, progress=progress)
+    solution = run_recipe(ready, likelihood, prior, samples=samples, seed=seed, keys=keys, progress=progress)
     solution.log.update({"method": method, "preset": chosen, "noise_std": noise_std, "seed": seed})
     return solution
 
@@ -114,7 +114,6 @@ def run_recipe(
     likelihood: Likelihood,
     prior: Prior | None,
     *,
-    noisy: bool,
     samples: int,
     seed: int,
     keys: Sequence[object],
@@ -125,14 +124,14 @@ def run_recipe(
 
     `gain`: about |A|, the same number for all batches of a scan, so that all see the same noise levels; else measured.
     """
-    if "noise" in ready.needs and not noisy:
+    if "noise" in ready.needs and not likelihood.noisy:
         raise BadInput(f"method {ready.name} weighs data against prior by the noise: --set noise_std= a positive number")
     if "prior" in ready.needs and prior is None:
         raise BadInput(f"method {ready.name} needs a prior: give one (--prior NAME)")
     start = time.monotonic()
     y = likelihood.y
     axes = len(likelihood.domain)
-    batch = tuple(y.shape[: y.ndim - _data_axes(likelihood)])
+    batch = tuple(y.shape[: y.ndim - likelihood.data_axes])
     dtype = _image_dtype(y, prior if "prior" in ready.needs else None)
     average = int(ready.settings.get("average", 1))
     draws = samples * average if ready.kind != "classical" else 1
@@ -149,7 +148,7 @@ def run_recipe(
     except Diverged as error:
         raise Diverged(f"method {ready.name}: {error}; or {ready.remedy}") from error
     found = finished.x.reshape(samples, average, *finished.x.shape[1:]).mean(1) if draws > 1 else finished.x
-    chi2 = likelihood.chi2(found) if noisy else None
+    chi2 = likelihood.chi2(found) if likelihood.noisy else None
     log = {
         "settings": ready.told(),
         "steps_done": finished.n_steps,
@@ -168,10 +167,6 @@ def _far_from_the_data(ready: Recipe, chi2: Tensor | None) -> list[str]:
     return [
         f"the image explains the data badly (chi2 up to {float(chi2.max()):.1f} per datum): check noise_std and prior; or {ready.remedy}"
     ]
-
-
-def _data_axes(likelihood: Likelihood) -> int:
-    return len(likelihood.A.range) if isinstance(likelihood, Gaussian) else likelihood.y.ndim
 
 
 def _image_dtype(y: Tensor, prior: Prior | None) -> torch.dtype:

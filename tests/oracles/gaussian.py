@@ -191,11 +191,11 @@ class Measured:
 
 
 def measured(problem: Problem, mean: Tensor, cov: Tensor) -> Measured:
-    """Mean and covariance of a sampler compared with the posterior of a real problem."""
-    truth, true_cov = problem.posterior()
+    """Mean and covariance of a sampler, over real components, compared with the posterior."""
+    truth, true_cov = real_moments(*problem.posterior())
     n = len(truth)
     whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(true_cov), (mean - truth).unsqueeze(-1), upper=False)
-    inside = torch.linalg.pinv(problem.matrix) @ problem.matrix
+    _, inside = real_moments(problem.mean, torch.linalg.pinv(problem.matrix) @ problem.matrix)
     outside = torch.eye(n, dtype=torch.float64) - inside
     half, spread = 1.959964 * cov.diagonal().clamp_min(0).sqrt(), true_cov.diagonal().sqrt()
     cdf = torch.special.ndtr
