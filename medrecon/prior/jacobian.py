@@ -16,7 +16,12 @@ _RECOMPUTED: ContextVar[bool] = ContextVar("recomputed", default=False)
 
 @contextmanager
 def recomputed(on: bool = True) -> Iterator[None]:
-    """Within, networks keep only their inputs for the backward pass and compute the rest again: less memory, half as fast again."""
+    """Within, networks keep only the inputs of their parts for the backward pass and compute the rest again.
+
+    Measured with the prior "brain", denoising and one product with J^H: one image of 256 x 256 keeps 23 MB instead of 162
+    and peaks at 62 MB instead of 174 (512 x 512: 248 instead of 697, where plain denoising takes 159), in 1.4 times the
+    time; 16 images of 128 x 128, in chunks of 8, keep 2 MB instead of 625 and peak at 114 instead of 659, in 1.9 times.
+    """
     token = _RECOMPUTED.set(on)
     try:
         yield

@@ -62,6 +62,7 @@ class UNet(nn.Module):
     def __init__(self, channels: int, widths: Sequence[int], blocks: Sequence[int], embedding: int = 128) -> None:
         super().__init__()
         self.settings = {"channels": channels, "widths": list(widths), "blocks": list(blocks), "embedding": embedding}
+        self.counts = tuple(blocks)
         self.register_buffer("frequencies", torch.logspace(0, 2, embedding // 2))
         self.level = nn.Sequential(nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
@@ -98,9 +99,8 @@ class UNet(nn.Module):
 
         Two convolutions a block, 2^level pixels each, the first and the last one, and the alignment to the coarsest grid.
         """
-        widths = [2 * len(blocks) * 2**depth for depth, blocks in enumerate(self.down)]
-        widths += [2 * len(blocks) * 2**depth for depth, blocks in enumerate(self.up)]
-        return 2 + sum(widths) + self.grid - 1
+        depths = list(enumerate(self.counts)) + list(enumerate(self.counts[:-1]))
+        return 2 + sum(2 * count * 2**depth for depth, count in depths) + self.grid - 1
 
 
 def _entered(first: nn.Module, blocks: nn.Module, x: Tensor, embedded: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -70,10 +71,10 @@ class NetworkPrior(Prior):
         levels = levels.reshape(levels.shape[: max(0, levels.ndim - 2)]).expand(lead).reshape(-1)
         levels = levels.clamp(*self.sigma_range)
         channels = to_channels(noisy.reshape(-1, *noisy.shape[-2:]))
-        parts = [
-            checkpointed(preconditioned, self.network, u, s, self.sigma_data)
-            for u, s in zip(channels.split(self.images_at_once), levels.split(self.images_at_once), strict=True)
-        ]
+        chunks = list(zip(channels.split(self.images_at_once), levels.split(self.images_at_once), strict=True))
+        # The network recomputes its levels; only where there are several chunks must none keep even those for the others.
+        part = partial(checkpointed, preconditioned) if len(chunks) > 1 else preconditioned
+        parts = [part(self.network, u, s, self.sigma_data) for u, s in chunks]
         return from_channels(torch.cat(parts)).reshape(noisy.shape)
 
     def error(self, sigma: Tensor) -> Tensor:
