@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from medrecon.errors import NotSupported
 from medrecon.tensors import Draw
 
 
@@ -60,6 +59,13 @@ class Prior(nn.Module, ABC):
         clean = self.denoise(noisy, sigma)
         return Estimate(clean, (noisy - clean) / sigma)
 
+    def stiffness(self, sigma: Tensor) -> Tensor | float:
+        """How many times steeper than 1 / sigma^2 the score -noise / sigma of `estimate` may be, 0-dim or (*batch, 1, ..., 1).
+
+        Langevin steps are that much shorter. A data step that adds a likelihood's gradient to the score says more than 1.
+        """
+        return 1.0
+
     def scale(self, calib_lines: int | None) -> float:
         """kappa: how much lower the 99.5th percentile of a low-resolution image from `calib_lines` centre lines is
         than that of the image itself, over the training images. Data are divided by percentile / kappa."""
@@ -68,12 +74,3 @@ class Prior(nn.Module, ABC):
     def workspace(self, n_images: int, n_pixels: int) -> int:
         """Bytes that `denoise` takes for so many images at once, beside a few copies of them."""
         return 0
-
-
-def memoryless(prior: Prior, sampler: str) -> None:
-    """Raises `NotSupported` for a data step that remembers: it would be called more than once for the same step."""
-    if prior.remembers:
-        raise NotSupported(
-            f"sampler {sampler} looks more than once at each step, but {type(prior).__name__} remembers what it saw: "
-            "use a sampler that looks once (ancestral, renoise, multistep)"
-        )

@@ -25,6 +25,9 @@ class Wrapped(Prior):
     def error(self, sigma: Tensor) -> Tensor:
         return self.prior.error(sigma)
 
+    def stiffness(self, sigma: Tensor) -> Tensor | float:
+        return self.prior.stiffness(sigma)
+
     def scale(self, calib_lines: int | None) -> float:
         return self.prior.scale(calib_lines)
 

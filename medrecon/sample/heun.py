@@ -8,7 +8,8 @@ from itertools import pairwise
 from torch import Tensor
 
 from medrecon.iterate import Step
-from medrecon.prior.denoiser import Prior, memoryless
+from medrecon.prior.denoiser import Prior
+from medrecon.sample.demands import memoryless
 from medrecon.sample.travel import bridge
 from medrecon.tensors import Draw
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from medrecon.errors import BadInput
 from medrecon.iterate import Step
-from medrecon.prior.denoiser import Estimate, Prior, memoryless
+from medrecon.prior.denoiser import Estimate, Prior
+from medrecon.sample.demands import memoryless
 from medrecon.sample.multistep import Past, extrapolated
 from medrecon.sample.travel import bridge
 from medrecon.tensors import Draw
