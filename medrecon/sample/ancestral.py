@@ -17,6 +17,11 @@ Share = Callable[[float, float], float]
 """(sigma, lower) -> eta, the share of fresh noise in the next state: sqrt(1 - eta^2) is kept of the estimated one."""
 
 
+def euler(prior: Prior, x: Tensor, sigmas: Tensor, draw: Draw) -> Iterator[Step]:
+    """The probability flow by Euler's method: no fresh noise. For data steps that mix all of their noise themselves, too."""
+    return _steps(prior, x, sigmas, draw, lambda sigma, lower: 0.0)
+
+
 def ancestral(prior: Prior, x: Tensor, sigmas: Tensor, draw: Draw, *, churn: float = 1.0) -> Iterator[Step]:
     """Keeps the marginal distributions for every `churn` as the steps grow: 0 is the probability flow (DDIM), 1 DDPM.
 
