@@ -24,7 +24,7 @@ class Cached(Wrapped):
 
     The first `warm` calls are always evaluated, and all below the noise level `finest` (default: 0.15 of the prior's
     standard deviation, about the last tenth of the levels). A call at the level of the one before (a corrector) is
-    evaluated too. A level that rises (time travel, a new run) and another shape forget the past.
+    evaluated too. A level that rises (time travel) and another shape forget the past; at the highest level a run begins anew.
 
     Measured on the exact denoiser of an anisotropic Gaussian, Wasserstein distance over the standard deviation with 40
     levels from 100 to 0.01 by DDIM: all 40 evaluated 0.069, 25 of them 0.126 (order 1), 0.059 (2) and 0.062 (3); 20 of them
@@ -44,16 +44,18 @@ class Cached(Wrapped):
         self.finest = FINEST * prior.data_std if finest is None else finest
         self._past: list[tuple[float, Tensor]] = []
         """ln sigma and answer of the last evaluations."""
-        self._calls, self._skipped, self._level = 0, 0, math.inf
+        self._calls, self._skipped, self._level, self._highest = 0, 0, math.inf, 0.0
 
     def denoise(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         refuse_gradient(noisy, "a cached prior")
         level = _common(sigma)
         if level > self._level or (self._past and self._past[-1][1].shape != noisy.shape):
-            self._forget()
-        due = self._calls < self.warm or self._skipped + 1 >= self.every or level <= self.finest or level == self._level
+            self._past.clear()
+        if level >= self._highest:
+            self._calls, self._highest = 0, level
+        due = self._calls < self.warm or len(self._past) < self.order or level == self._level or level <= self.finest
         self._calls, self._level = self._calls + 1, level
-        if not due:
+        if not due and self._skipped + 1 < self.every:
             self._skipped += 1
             return self._extrapolated(level)
         self._skipped = 0
@@ -71,10 +73,6 @@ class Cached(Wrapped):
         for weight, (_, image) in zip(weights[1:], self._past[1:], strict=True):
             result = result + weight * image
         return result
-
-    def _forget(self) -> None:
-        self._past.clear()
-        self._calls, self._skipped, self._level = 0, 0, math.inf
 
 
 def lagrange(knots: list[float], at: float) -> list[float]:

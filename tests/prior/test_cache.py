@@ -69,10 +69,19 @@ def test_a_corrector_is_evaluated_and_replaces_what_was_known() -> None:
 def test_a_rising_level_and_another_shape_forget_the_past() -> None:
     prior = Polynomial((0.0, 1.0))
     cached = Cached(prior, every=9, order=1, warm=1)
-    for sigma in (4.0, 3.0, 5.0, 4.0):
+    for sigma in (6.0, 4.0, 3.0, 5.0, 4.0):
         cached.denoise(torch.zeros(1, 2, 2), torch.tensor(sigma))
     cached.denoise(torch.zeros(2, 2, 2), torch.tensor(3.5))
-    assert prior.asked == [4.0, 5.0, 3.5]
+    assert prior.asked == [6.0, 5.0, 3.5]
+
+
+def test_a_second_run_is_evaluated_where_the_first_was() -> None:
+    prior = Polynomial((1.0,))
+    cached = Cached(prior, warm=3)
+    for sigma in torch.cat([LEVELS, LEVELS]):
+        cached.denoise(torch.zeros(1, 2, 2), sigma)
+    half = len(prior.asked) // 2
+    assert prior.asked[:half] == prior.asked[half:]
 
 
 def test_weights_of_the_extrapolation_are_those_of_equal_steps() -> None:
