@@ -29,23 +29,32 @@ LEAST = 0.1
 """Less signal than this share of the differences is not told from noise: the power of N of them is known to sqrt(2 / N)."""
 
 
+def survey(likelihood: Gaussian, data_std: float) -> tuple[Tensor, Tensor]:
+    """What the data alone say of the images of a series or volume, and of their own noise: (*batch, *domain) each.
+
+    Least squares under a white Gaussian prior of `data_std`, in two steps: with a quarter of the cosines along the first
+    axis, which neighbours sampled in different places determine together, then what these leave of the data. The second
+    image comes from data of pure noise: a linear estimate, so it is a fair draw of the noise in the first.
+    """
+    domain, A = likelihood.domain, likelihood.A
+    cosines = Cosine(domain, -len(domain)).matrix[: max(1, domain[0] // 4)].mT.to(likelihood.back)
+    coarse = Subspace(cosines, domain[1:])
+
+    def images(y: Tensor) -> Tensor:
+        shared = coarse(_least_squares(A @ coarse, y, data_std))
+        return shared + _least_squares(A, y - A(shared), data_std)
+
+    probe = unit_noise(A.range, likelihood.y.dtype, generator_for(0, "survey"))
+    return images(likelihood.y), images(probe.to(likelihood.y.device))
+
+
 def laplace_scale(likelihood: Gaussian, difference: Difference, data_std: float) -> Tensor:
     """b, (*batch, 1, ..., 1): the scale of Laplace-distributed differences D x, mean |D x|, half of it for complex images.
 
-    A prior of slices does not know it, so it is read from the data. The image is the least-squares one under a white
-    Gaussian prior of `data_std`: first with a quarter of the cosines along the axis, which neighbours sampled in different
-    places share, then what these leave of the data. The share of noise in its differences is known from data of
-    pure noise and taken off.
+    A prior of single images does not know it, so it is read from the `survey`, less the share of noise.
     """
     n, axes = difference.domain[difference.axis], len(difference.domain)
-    smooth = Subspace(Cosine(difference.domain, difference.axis).matrix[: max(1, n // 4)].mT.to(likelihood.back), difference.domain[1:])
-
-    def differences(y: Tensor) -> Tensor:
-        coarse = smooth(_least_squares(likelihood.A @ smooth, y, data_std))
-        return difference(coarse + _least_squares(likelihood.A, y - likelihood.A(coarse), data_std))
-
-    seen = differences(likelihood.y)
-    noise = differences(unit_noise(likelihood.A.range, likelihood.y.dtype, generator_for(0, "laplace scale")).to(seen.device))
+    seen, noise = (difference(image) for image in survey(likelihood, data_std))
     signal = 1 - ratio(norm2(noise, axes), norm2(seen, axes))
     mean = seen.abs().mean(trailing(axes), keepdim=True) * n / max(1, n - 1) / (2 if seen.is_complex() else 1)
     scale = mean * signal.clamp(min=LEAST**2).sqrt()
@@ -95,18 +104,29 @@ class Smoothed(Consistency):
         if strength < 0 or any(v is not None and not v > 0 for v in (z_scale, weight, rho)):
             raise BadInput(f"strength = {strength}, z_scale = {z_scale}, weight = {weight}, rho = {rho}: expected positive numbers")
         self.image_axes = len(domain)
-        self.difference = Difference(domain, -len(domain), dz)
+        self.dz = dz
         self.strength, self.z_scale, self.weight, self.rho = strength, z_scale, weight, rho
         self.admm_steps, self.cg_steps, self.cg_tolerance = admm_steps, cg_steps, cg_tolerance
+
+    @cached_property
+    def variation(self) -> LinearOperator:
+        """D_z."""
+        return Difference(self.likelihood.domain, -self.image_axes, self.dz)
+
+    @cached_property
+    def scale_found(self) -> Tensor:
+        """b_z as the data show it."""
+        difference = Difference(self.likelihood.domain, -self.image_axes, self.dz)
+        return laplace_scale(linear(self.likelihood, "total variation along z"), difference, self.prior.data_std)
 
     @cached_property
     def _split(self) -> Split:
         """d and w, with weight and rho of each volume."""
         gaussian = linear(self.likelihood, "total variation along z")
-        scale: Tensor | float = self.z_scale or laplace_scale(gaussian, self.difference, self.prior.data_std)
+        scale: Tensor | float = self.z_scale or self.scale_found
         unit: Tensor | float = norms(gaussian.A, like=gaussian.back) ** 2 if self.weight or self.rho else 1.0
         weight = self.strength * (self.weight * unit if self.weight else 1 / scale)
-        return Split(gaussian, L1(self.difference), weight=weight, rho=self.rho * unit if self.rho else weight / scale)
+        return Split(gaussian, L1(self.variation), weight=weight, rho=self.rho * unit if self.rho else weight / scale)
 
     def smooth(self, x: Tensor, pull: Tensor | float = 0.0, centre: Tensor | float = 0.0) -> Tensor:
         """Towards argmin |A x - y|^2 / 2 + weight |D_z x|_1 + pull/2 |x - centre|^2, from x."""
@@ -130,7 +150,7 @@ class ProximalVolume(Smoothed):
     variance: Variance = staticmethod(noise_level)
 
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
-        mean = self.prior.denoise(noisy, sigma)
+        mean = self.denoise(noisy, sigma)
         clean = self.smooth(mean, 1 / self.variance(self.prior, self.likelihood, mean, sigma), mean)
         return Estimate(clean, (noisy - clean) / sigma)
 
@@ -143,7 +163,7 @@ class DecomposedVolume(Smoothed):
     """
 
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
-        mean = self.prior.denoise(noisy, sigma)
+        mean = self.denoise(noisy, sigma)
         return Estimate(self.smooth(mean), (noisy - mean) / sigma)
 
 
@@ -157,5 +177,5 @@ class MergedVolume(Smoothed):
 
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
         merged = self.smooth(noisy)
-        clean = self.prior.denoise(merged, sigma)
+        clean = self.denoise(merged, sigma)
         return Estimate(clean, (merged - clean) / sigma)
