@@ -20,6 +20,11 @@ def edm_levels(steps: int, high: float, low: float, rho: float = 7.0) -> Tensor:
     return _ended((high ** (1 / rho) + _ramp(steps) * (low ** (1 / rho) - high ** (1 / rho))) ** rho)
 
 
+def coarse_levels(steps: int, high: float, low: float) -> Tensor:
+    """`edm_levels` that end a hundredth of the first level, where decoupled annealing does as published (arXiv:2407.01521)."""
+    return edm_levels(steps, high, max(low, high / 100))
+
+
 def log_levels(steps: int, high: float, low: float) -> Tensor:
     """Evenly spaced in ln sigma, as annealed Langevin dynamics goes (Song and Ermon 2019, arXiv:1907.05600)."""
     return _ended(_between(_level(high).log(), _level(low).log(), steps).exp())

@@ -9,14 +9,22 @@ from typing import Any
 
 from torch import Tensor
 
+from medrecon.consistency.annealed import AnnealedLikelihood
+from medrecon.consistency.decoupled import Decoupled, LangevinDraw
+from medrecon.consistency.flow import Damped
+from medrecon.consistency.gradient import NormalisedGradient, PosteriorGradient
+from medrecon.consistency.half_quadratic import HalfQuadratic
 from medrecon.consistency.krylov import Decomposed
+from medrecon.consistency.likelihood_step import NoisyLikelihood, RefinedNoise
+from medrecon.consistency.moment import MomentMatched, MomentMatchedDraw, PseudoinverseGuided, unit_error
 from medrecon.consistency.proximal import Perturbed, Proximal, noise_level, seen_error
 from medrecon.errors import BadInput, nearest
 from medrecon.iterate import Step
 from medrecon.prior.denoiser import Prior
-from medrecon.prior.schedule import vp_levels
+from medrecon.prior.schedule import coarse_levels, flow_levels, log_levels, quad_levels, vp_levels
 from medrecon.recon.recipe import Iteration, Recipe
-from medrecon.sample.ancestral import renoise
+from medrecon.sample.ancestral import ancestral, flow_noise, renoise
+from medrecon.sample.langevin import annealed_langevin
 from medrecon.sample.multistep import multistep
 from medrecon.solvers import classical
 from medrecon.solvers.likelihood import Likelihood
@@ -61,6 +69,130 @@ METHODS: dict[str, Recipe] = {
                 "fast": {"kind": "point"},
                 "ode": {"sampler": multistep, "kind": "point"},
             },
+        ),
+        Recipe(
+            name="dps",
+            summary="Diffusion posterior sampling: the gradient of the data term through the denoiser, any likelihood.",
+            reference="Chung et al. 2023, arXiv:2209.14687",
+            kind="biased",
+            consistency=PosteriorGradient,
+            sampler=ancestral,
+            needs=("prior", "noise", "jacobian"),
+            settings={"steps": 100},
+            presets={"default": {}, "paper": {"steps": 1000}},
+            parts={"paper": {"consistency": NormalisedGradient, "schedule": vp_levels}},
+            bias=(0.43, 1.47, 1.09),
+        ),
+        Recipe(
+            name="pigdm",
+            summary="Pseudoinverse guidance: the residual weighed by the prior's error, then taken through the denoiser.",
+            reference="Song et al. 2023, openreview 9_gsMA8MRKQ",
+            kind="biased",
+            consistency=PseudoinverseGuided,
+            sampler=ancestral,
+            needs=("prior", "noise", "jacobian"),
+            settings={"steps": 100},
+            presets={"default": {}, "paper": {}},
+            parts={"paper": {"consistency": partial(PseudoinverseGuided, variance=unit_error, prior_noise=True), "schedule": vp_levels}},
+            bias=(0.08, 0.92, 0.97),
+        ),
+        Recipe(
+            name="tmpd",
+            summary="Moment matching: the prior's own covariance, by its Jacobian, between denoised image and data.",
+            reference="Boys et al. 2023, arXiv:2310.06721; Rozet et al. 2024, arXiv:2405.13712",
+            kind="sampler",
+            consistency=MomentMatched,
+            sampler=ancestral,
+            needs=("prior", "noise", "jacobian"),
+            presets={"default": {"steps": 100}, "sample": {"steps": 50}},
+            parts={"sample": {"consistency": MomentMatchedDraw, "sampler": renoise}},
+            spread=1.0,
+            bias=(0.0, 1.0, 1.0),
+        ),
+        Recipe(
+            name="diffpir",
+            summary="Half-quadratic splitting: a proximal step as wide as the noise level, then fresh noise.",
+            reference="Zhu et al. 2023, arXiv:2305.08995",
+            kind="biased",
+            consistency=HalfQuadratic,
+            sampler=renoise,
+            needs=("prior", "noise"),
+            settings={"steps": 100},
+            presets={"default": {}, "paper": {"eta": 0.1**0.5}},
+            parts={"default": {"spread": 2**0.5}, "paper": {"schedule": quad_levels}},
+            bias=(0.07, 0.68, 0.75),
+        ),
+        Recipe(
+            name="dmps",
+            summary="The likelihood of the noisy image itself for an uninformative prior; nothing is differentiated.",
+            reference="Meng and Kabashima 2022, arXiv:2211.12343",
+            kind="biased",
+            consistency=NoisyLikelihood,
+            sampler=ancestral,
+            needs=("prior", "noise", "linear"),
+            settings={"steps": 100},
+            presets={"default": {}, "paper": {"steps": 1000, "weight": 1.75}},
+            parts={"paper": {"schedule": vp_levels}},
+            bias=(0.43, 0.99, 1.42),
+        ),
+        Recipe(
+            name="nrlg",
+            summary="Noise-refined likelihood guidance: the predicted noise is corrected by a likelihood score in closed form.",
+            reference="Noise-refined likelihood guidance (from its abstract); Meng and Kabashima 2022, arXiv:2211.12343",
+            kind="biased",
+            consistency=RefinedNoise,
+            sampler=ancestral,
+            needs=("prior", "noise", "linear"),
+            settings={"steps": 100},
+            bias=(0.27, 1.05, 1.34),
+        ),
+        Recipe(
+            name="daps",
+            summary="Decoupled annealing: a draw given the denoised image and the data, then fresh noise; langevin: any likelihood.",
+            reference="Zhang et al. 2024, arXiv:2407.01521",
+            kind="sampler",
+            consistency=Decoupled,
+            sampler=renoise,
+            needs=("prior", "noise"),
+            settings={"steps": 100},
+            presets={"default": {}, "langevin": {}, "paper": {"steps": 200}},
+            parts={
+                "default": {"spread": 1.0},
+                "langevin": {"consistency": LangevinDraw, "spread": 1.0},
+                "paper": {
+                    "consistency": partial(Decoupled, variance=noise_level, ode_steps=5),
+                    "schedule": coarse_levels,
+                    "kind": "biased",
+                },
+            },
+            bias=(0.08, 1.01, 1.06),
+        ),
+        Recipe(
+            name="flowdps",
+            summary="Posterior sampling for flow models: a proximal step that fades with the noise, as long as noise drowns the data.",
+            reference="Kim et al. 2025, arXiv:2503.08136",
+            kind="biased",
+            consistency=Damped,
+            sampler=flow_noise,
+            needs=("prior", "noise"),
+            settings={"steps": 100},
+            presets={"default": {}, "paper": {"steps": 28, "undamped": 0.0}},
+            parts={"paper": {"schedule": partial(flow_levels, shift=4.0)}},
+            bias=(0.15, 0.83, 1.03),
+        ),
+        Recipe(
+            name="ald",
+            summary="Annealed Langevin dynamics on the posterior's score, any likelihood; slow where the data see weakly.",
+            reference="Jalal et al. 2021, arXiv:2108.01368",
+            kind="biased",
+            consistency=AnnealedLikelihood,
+            sampler=annealed_langevin,
+            schedule=log_levels,
+            needs=("prior", "noise"),
+            settings={"steps": 200},
+            presets={"default": {}, "paper": {"steps": 1155, "step": 1.15}},
+            remedy="lower step, or raise steps",
+            bias=(0.34, 1.57, 1.34),
         ),
         Recipe(
             name="sense",
