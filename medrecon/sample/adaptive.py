@@ -20,6 +20,8 @@ FIRST = 0.01
 """Length of the first step, as a share of the whole way in ln sigma."""
 GROWTH = (0.2, 5.0)
 """A step is at least and at most so many times the one before."""
+LONGEST = 1.0
+"""The longest step in ln sigma: over a longer one both estimates may agree by chance, in images of few pixels."""
 
 
 def adaptive(
@@ -68,7 +70,7 @@ def adaptive(
         path.keep(torch.where(taken, zero, gained), shift, rest)
         x = torch.where(taken & (left > 0), first + difference, x)
         log = torch.where(taken, lower_log, log)
-        length = step * (SAFETY * error.clamp_min(1e-6) ** -SAFETY).clamp(*GROWTH)
+        length = (step * (SAFETY * error.clamp_min(1e-6) ** -SAFETY).clamp(*GROWTH)).clamp(max=LONGEST)
         if bool(taken.any()):
             estimate = None
         yield Step(x, log.max().exp())
