@@ -16,15 +16,17 @@ from medrecon.consistency.gradient import NormalisedGradient, PosteriorGradient
 from medrecon.consistency.half_quadratic import HalfQuadratic
 from medrecon.consistency.krylov import Decomposed
 from medrecon.consistency.likelihood_step import NoisyLikelihood, RefinedNoise
+from medrecon.consistency.lowrank import low_rank
 from medrecon.consistency.moment import MomentMatched, MomentMatchedDraw, PseudoinverseGuided, unit_error
 from medrecon.consistency.proximal import Perturbed, Proximal, noise_level, seen_error
+from medrecon.consistency.volume import DecomposedVolume, MergedVolume, ProximalVolume
 from medrecon.errors import BadInput, nearest
 from medrecon.iterate import Step
 from medrecon.prior.denoiser import Prior
-from medrecon.prior.schedule import coarse_levels, flow_levels, log_levels, quad_levels, vp_levels
+from medrecon.prior.schedule import coarse_levels, flow_levels, log_levels, quad_levels, ve_levels, vp_levels
 from medrecon.recon.recipe import Iteration, Recipe
 from medrecon.sample.ancestral import ancestral, flow_noise, renoise
-from medrecon.sample.langevin import annealed_langevin
+from medrecon.sample.langevin import annealed_langevin, predictor_corrector
 from medrecon.sample.multistep import multistep
 from medrecon.solvers import classical
 from medrecon.solvers.likelihood import Likelihood
@@ -193,6 +195,46 @@ METHODS: dict[str, Recipe] = {
             presets={"default": {}, "paper": {"steps": 1155, "step": 1.15}},
             remedy="lower step, or raise steps",
             bias=(0.34, 1.57, 1.34),
+        ),
+        Recipe(
+            name="dds_3d",
+            summary="Volumes from a prior of slices: dds with total variation along z, its ADMM kept from level to level.",
+            reference="Chung et al. 2024, arXiv:2303.05754",
+            kind="biased",
+            consistency=ProximalVolume,
+            sampler=renoise,
+            needs=("prior", "noise", "linear", "volume"),
+            presets={
+                "default": {"steps": 50},
+                "paper": {"steps": 49, "eta": 0.85, "admm_steps": 1, "cg_steps": 5, "weight": 0.005, "rho": 0.01},
+            },
+            parts={"paper": {"consistency": DecomposedVolume, "schedule": vp_levels, "kind": "point"}},
+            remedy="raise cg_steps or admm_steps, or lower rho",
+        ),
+        Recipe(
+            name="diffusion_mbir",
+            summary="Volumes from a prior of slices: noisy volumes are brought to data and smoothness along z, then denoised.",
+            reference="Chung et al. 2023, arXiv:2211.10655",
+            kind="biased",
+            consistency=MergedVolume,
+            sampler=predictor_corrector,
+            needs=("prior", "noise", "linear", "volume"),
+            presets={
+                "default": {"steps": 200, "admm_steps": 1, "cg_steps": 5},
+                "paper": {"steps": 2000, "admm_steps": 1, "cg_steps": 1, "weight": 0.005, "rho": 0.01},
+            },
+            parts={"paper": {"schedule": ve_levels}},
+            remedy="raise cg_steps, lower rho or snr",
+        ),
+        Recipe(
+            name="hir",
+            summary="Series of low rank: the axis (echoes, times, energies) from the data, the coefficient maps from a prior of images.",
+            reference="Pang et al. 2024, arXiv:2402.15865",
+            kind="biased",
+            iteration=low_rank,
+            needs=("prior", "noise", "linear", "series"),
+            presets={"default": {"steps": 50}, "paper": {"steps": 20, "rank": 3, "strength": 1.0, "eta": 0.0}},
+            remedy="lower rank or raise cg_steps",
         ),
         Recipe(
             name="sense",
