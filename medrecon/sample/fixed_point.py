@@ -11,7 +11,7 @@ from torch import Tensor
 from medrecon.errors import BadInput
 from medrecon.iterate import Step
 from medrecon.prior.denoiser import Estimate, Prior
-from medrecon.sample.demands import memoryless, undrawn
+from medrecon.sample.demands import memoryless
 from medrecon.sample.travel import bridge
 from medrecon.tensors import Draw, like_batch, ratio, real_dtype
 
@@ -32,13 +32,14 @@ def parallel(
     history: int = 5,
     tolerance: float = 1e-4,
 ) -> Iterator[Step]:
-    """What `ancestral` with this `churn` and the same noise returns, as the fixed point U = G(U) of all states of a window.
+    """What `ancestral` with this `churn` and the same noise returns (0: `euler`), as the fixed point U = G(U) of all states.
 
-    Cao et al. 2024 (DeqIR, arXiv:2311.11600, algorithm 1): G makes every step from the present guess of its state, with
-    noise drawn beforehand, all later states feeling each estimate at once; Anderson acceleration over `history` iterations, 1 is Picard's. An iteration is one batch of up to
-    `window` evaluations, of which one more state is exact each time and is not asked again, so a window is done after
-    `window` iterations at the latest. It stops where the trajectory changes by less than `tolerance` of the states' size.
-    For devices that one image cannot fill: more evaluations, fewer in turn. As right as the sampler that it equals.
+    Cao et al. 2024 (DeqIR, arXiv:2311.11600, algorithm 1): G makes every step of a window from the present guess of its
+    state, all noise kept from the first time; later states feel each estimate at once. Anderson acceleration over
+    `history` iterations, 1 is Picard's. An iteration is one batch of up to `window` evaluations, of which one more state
+    is exact each time and is not asked again, so a window is done after `window` iterations at the latest. It stops where
+    the trajectory changes by less than `tolerance` of the states' size. For devices that one image cannot fill: more
+    evaluations, fewer in turn. As right as the sampler that it equals.
     """
     memoryless(prior, "parallel")
     if window < 1 or history < 1:
@@ -74,7 +75,7 @@ class _Steps:
     """All steps of a window: (step, *lead, *image) to the same, each with its own noise levels and its own fixed noise."""
 
     def __init__(self, prior: Prior, x: Tensor, levels: list[Pair], draw: Draw, churn: float) -> None:
-        self.prior, self.draw = prior, undrawn(prior, "parallel")
+        self.prior, self.tapes = prior, [_Tape(draw) for _ in levels]
         self.axes = prior.image_axes
         self.levels = levels
         sigma, lower = (torch.stack(level) for level in zip(*levels, strict=True))
@@ -107,18 +108,40 @@ class _Steps:
 
     def guess(self, x: Tensor) -> Tensor:
         """All states by one look at the first: the image found there with its noise, at every level."""
-        first = self.prior.estimate(x, *self.levels[0], self.draw)
+        first = self.prior.estimate(x, *self.levels[0], self.tapes[0].rewound())
         return first.clean + self.kept * first.noise + self.fresh
 
     def _estimate(self, states: Tensor, begin: int) -> Estimate:
+        tapes = [tape.rewound() for tape in self.tapes[begin:]]
         if self.prior.item_levels:
-            return self.prior.estimate(states, self.sigma[begin:], self.lower[begin:], self.draw)
-        found = [self.prior.estimate(state, *pair, self.draw) for state, pair in zip(states, self.levels[begin:], strict=True)]
+
+            def all_tapes(like: Tensor) -> Tensor:
+                return torch.stack([tape(item) for tape, item in zip(tapes, like, strict=True)])
+
+            return self.prior.estimate(states, self.sigma[begin:], self.lower[begin:], all_tapes)
+        found = [self.prior.estimate(state, *pair, tape) for state, pair, tape in zip(states, self.levels[begin:], tapes, strict=True)]
         return Estimate(torch.stack([e.clean for e in found]), torch.stack([e.noise for e in found]))
 
     @staticmethod
     def _each(level: Tensor, x: Tensor) -> Tensor:
         return like_batch(level, x.ndim).to(x.device, real_dtype(x.dtype))
+
+
+class _Tape:
+    """A `Draw` that gives the same noise again after `rewound`: a random data step becomes a function of the image."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw, self.noise, self.at = draw, list[Tensor](), 0
+
+    def rewound(self) -> _Tape:
+        self.at = 0
+        return self
+
+    def __call__(self, like: Tensor) -> Tensor:
+        if self.at == len(self.noise):
+            self.noise.append(self.draw(like))
+        self.at += 1
+        return self.noise[self.at - 1]
 
 
 def _anderson(steps: _Steps, x: Tensor, history: int, tolerance: float) -> Iterator[tuple[Tensor, Tensor]]:

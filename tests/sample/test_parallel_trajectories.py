@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from medrecon.consistency.base import Consistency
+from medrecon.consistency.projection import NullSpace
 from medrecon.consistency.proximal import Perturbed, Proximal
 from medrecon.errors import BadInput, NotSupported
 from medrecon.iterate import run
 from medrecon.prior.denoiser import Estimate, Prior
 from medrecon.prior.gaussian import GaussianMixture
 from medrecon.prior.schedule import edm_levels
-from medrecon.sample.ancestral import ancestral
+from medrecon.sample.ancestral import ancestral, euler
 from medrecon.sample.fixed_point import parallel
 from medrecon.sample.travel import travelled
 from medrecon.tensors import Draw, seeded_draw
@@ -90,11 +91,29 @@ class Memory(Proximal):
     remembers = True
 
 
-@pytest.mark.parametrize(("kind", "message"), [(Memory, "Memory remembers"), (Perturbed, "Perturbed are random")])
-def test_random_or_remembering_data_steps_are_refused(kind: type[Consistency], message: str) -> None:
+def test_data_steps_that_remember_are_refused() -> None:
     problem = dense(4, 3)
     x = torch.zeros(1, 4, dtype=torch.float64)
-    with pytest.raises(NotSupported, match=message):
-        run(parallel(kind(problem.prior, problem.likelihood()), x, edm_levels(5, 10.0, 0.1), seeded_draw(0, [0], (1,))))
+    with pytest.raises(NotSupported, match="Memory remembers"):
+        run(parallel(Memory(problem.prior, problem.likelihood()), x, edm_levels(5, 10.0, 0.1), seeded_draw(0, [0], (1,))))
     with pytest.raises(BadInput, match="window = 0"):
         run(parallel(problem.prior, x, edm_levels(5, 10.0, 0.1), seeded_draw(0, [0], (1,)), window=0))
+
+
+@pytest.mark.parametrize("complex_field", [False, True])
+@pytest.mark.parametrize("kind", [Perturbed, NullSpace])
+def test_data_steps_that_draw_get_the_same_noise_in_every_turn(kind: type[Consistency], complex_field: bool) -> None:
+    """With a draw that knows only shapes the order of the draws does not matter, and both samplers see the same noise."""
+    problem = dense(8, 6, complex_field=complex_field)
+    data_step, sigmas = kind(problem.prior, problem.likelihood()), edm_levels(30, 20.0, 0.02)
+    dtype = problem.mean.dtype
+
+    def draw(like: Tensor) -> Tensor:
+        return seeded_draw(like.shape[-1], [0], (1,))(like)
+
+    x = 20 * draw(torch.zeros(1, 8, dtype=dtype))
+    for sampler, churn in ((euler, 0.0), (ancestral, 1.0)):
+        one = run(sampler(data_step, x, sigmas, draw)).x
+        together = run(parallel(data_step, x, sigmas, draw, churn=churn, tolerance=1e-6))
+        torch.testing.assert_close(together.x, one, atol=1e-4, rtol=0)
+        assert together.n_steps < 30
