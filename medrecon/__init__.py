@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from medrecon import errors, physics, prior
     from medrecon.io import read, write
     from medrecon.recon.pipeline import reconstruct
-    from medrecon.recon.solve import solve
+    from medrecon.recon.solve import infer, solve
     from medrecon.volume import Volume
 
     __version__: str
 
-__all__ = ["Volume", "__version__", "errors", "physics", "prior", "read", "reconstruct", "solve", "write"]
+__all__ = ["Volume", "__version__", "errors", "infer", "physics", "prior", "read", "reconstruct", "solve", "write"]
 
 _MODULES = ("errors", "physics", "prior")
 _HOMES = {
@@ -29,6 +29,7 @@ _HOMES = {
     "write": "medrecon.io",
     "reconstruct": "medrecon.recon.pipeline",
     "solve": "medrecon.recon.solve",
+    "infer": "medrecon.recon.solve",
     "Volume": "medrecon.volume",
 }
 

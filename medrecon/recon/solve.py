@@ -12,13 +12,15 @@ from torch import Tensor
 
 from medrecon.errors import BadInput, Diverged, NotSupported
 from medrecon.iterate import Step, run
-from medrecon.linop.operator import LinearOperator, Scaled
+from medrecon.linop.operator import LinearOperator
 from medrecon.prior.denoiser import Prior
 from medrecon.recon.recipe import Recipe
 from medrecon.recon.recipes import recipe
 from medrecon.recon.trajectory import Trajectory
-from medrecon.solvers.likelihood import Gaussian, Likelihood
-from medrecon.tensors import seeded_draw
+from medrecon.solvers.likelihood import Gaussian, Likelihood, weighted
+from medrecon.solvers.noise_level import estimated_noise_std
+from medrecon.solvers.nonlinear import Nonlinear
+from medrecon.tensors import complex_dtype, like_batch, real_dtype, seeded_draw
 
 Progress = Callable[[int, int, str], None]
 
@@ -79,12 +81,14 @@ def resolved(method: str, preset: str | None, samples: int, steps: int | None, s
 
 
 def solve(
-    A: LinearOperator,
+    A: LinearOperator | Callable[[Tensor], Tensor],
     y: Tensor,
     method: str = "dds",
     *,
     prior: Prior | None = None,
-    noise_std: float,
+    noise_std: float | Tensor | None,
+    domain: Sequence[int] | None = None,
+    data_axes: int | None = None,
     samples: int = 1,
     seed: int = 0,
     preset: str | None = None,
@@ -92,20 +96,61 @@ def solve(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Solution:
-    """Samples of (or one estimate of) x given y = A x + noise; y (*batch, *A.range), x in the prior's units.
+    """Samples of (or one estimate of) x given y = A(x) + noise; y (*batch, *data), x in the prior's units.
 
-    `noise_std` is per real component; 0 only for methods that need no noise level. Every setting of the recipe may be
-    given by keyword. Same seed, device and version: same samples, whatever else is in the batch.
+    `noise_std` is per real component: a number, one for every sample (broadcasts over y), None to estimate it from the data
+    (linear A, see `estimated_noise_std`), 0 only for methods that need no noise level. A that is no `LinearOperator` is any
+    differentiable function of images (*batch, *domain); then `domain` and `data_axes` (how many trailing axes of y are data;
+    None: all) say what an image and a scan are. Other laws of noise: `infer`. Every setting of the recipe may be given by
+    keyword. Same seed, device and version: same samples, whatever else is in the batch.
     """
-    if not 0 <= noise_std < float("inf"):
-        raise BadInput(f"noise_std = {noise_std}: expected 0 or a positive number, per real component")
+    if isinstance(A, LinearOperator):
+        if noise_std is None:
+            noise_std = like_batch(estimated_noise_std(A, y), len(A.range))
+        likelihood: Likelihood = Gaussian(A, y, noisy=False) if _is_zero(noise_std) else weighted(A, y, noise_std=noise_std)
+    else:
+        likelihood = _nonlinear(A, y, noise_std, domain, data_axes)
+    solution = infer(likelihood, method, prior=prior, samples=samples, seed=seed, preset=preset, steps=steps, progress=progress, **settings)
+    solution.log["noise_std"] = noise_std.squeeze().tolist() if isinstance(noise_std, Tensor) else noise_std
+    return solution
+
+
+def infer(
+    likelihood: Likelihood,
+    method: str = "dds",
+    *,
+    prior: Prior | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    preset: str | None = None,
+    steps: int | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Solution:
+    """`solve` for any likelihood: counts (`Poisson`, `Transmission`), weighted data, a nonlinear operator."""
     ready, chosen = resolved(method, preset, samples, steps, settings)
-    likelihood = Gaussian(Scaled(A, 1 / noise_std), y / noise_std) if noise_std > 0 else Gaussian(A, y, noisy=False)
-    batch = y.shape[: y.ndim - len(A.range)]
+    batch = likelihood.y.shape[: likelihood.y.ndim - likelihood.data_axes]
     keys = list(range(max(1, int(torch.Size(batch).numel()))))
     solution = run_recipe(ready, likelihood, prior, samples=samples, seed=seed, keys=keys, progress=progress)
-    solution.log.update({"method": method, "preset": chosen, "noise_std": noise_std, "seed": seed})
+    solution.log.update({"method": method, "preset": chosen, "seed": seed})
     return solution
+
+
+def _is_zero(noise_std: float | Tensor) -> bool:
+    return not isinstance(noise_std, Tensor) and noise_std == 0
+
+
+def _nonlinear(
+    A: Callable[[Tensor], Tensor], y: Tensor, noise_std: float | Tensor | None, domain: Sequence[int] | None, data_axes: int | None
+) -> Nonlinear:
+    if domain is None:
+        raise BadInput("A is a function, not a LinearOperator: say domain=(ny, nx), the shape of one image")
+    if noise_std is None or _is_zero(noise_std):
+        raise BadInput("noise_std: a nonlinear A needs a positive noise level; it cannot be estimated from the data")
+    std = torch.as_tensor(noise_std, device=y.device).to(y.real.dtype if y.is_complex() else y.dtype)
+    if not bool((torch.isfinite(std) & (std > 0)).all()):
+        raise BadInput("noise_std: expected positive finite numbers per real component")
+    return Nonlinear(lambda x: A(x) / std, y / std, domain, data_axes=data_axes)
 
 
 @torch.no_grad()
@@ -132,7 +177,7 @@ def run_recipe(
     y = likelihood.y
     axes = len(likelihood.domain)
     batch = tuple(y.shape[: y.ndim - likelihood.data_axes])
-    dtype = _image_dtype(y, prior if "prior" in ready.needs else None)
+    dtype = _image_dtype(likelihood, prior if "prior" in ready.needs else None)
     average = int(ready.settings.get("average", 1))
     draws = samples * average if ready.kind != "classical" else 1
     x = torch.zeros(draws, *batch, *likelihood.domain, dtype=dtype, device=y.device)
@@ -169,9 +214,13 @@ def _far_from_the_data(ready: Recipe, chi2: Tensor | None) -> list[str]:
     ]
 
 
-def _image_dtype(y: Tensor, prior: Prior | None) -> torch.dtype:
-    """That of the data: a prior of the other field would leave half of each number without prior or without noise."""
-    if prior is not None and (prior.field == "complex") != y.is_complex():
+def _image_dtype(likelihood: Likelihood, prior: Prior | None) -> torch.dtype:
+    """That of the data for a linear A: a prior of the other field would leave half of each number without prior or without
+    noise. Else the prior's field decides."""
+    y = likelihood.y
+    if prior is None or (prior.field == "complex") == y.is_complex():
+        return y.dtype
+    if isinstance(likelihood, Gaussian):
         kind = "complex" if y.is_complex() else "real"
         raise BadInput(f"prior {prior.domain_name!r} knows {prior.field} images, the data are {kind}: choose a {kind} prior")
-    return y.dtype
+    return real_dtype(y.dtype) if y.is_complex() else complex_dtype(y.dtype)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from medrecon.consistency.base import Consistency, linear
@@ -21,7 +20,7 @@ from medrecon.recon.plugins import Plugins
 from medrecon.solvers.classical import least_squares, zero_filled
 from medrecon.solvers.likelihood import Gaussian, Likelihood
 from medrecon.solvers.norm import norm
-from medrecon.tensors import Draw, generator_for, seeded_draw, unit_noise
+from medrecon.tensors import Draw, complex_dtype, generator_for, real_dtype, seeded_draw, unit_noise
 
 if TYPE_CHECKING:
     from medrecon.recon.recipe import Recipe
@@ -145,9 +144,9 @@ def noise_range(likelihood: Likelihood, prior: Prior, gain: float | None = None)
 def _gain(likelihood: Likelihood, prior: Prior) -> float:
     """|A|, or that of the operator linearised at a random image of the prior's size."""
     if not isinstance(likelihood, Gaussian):
-        dtype = torch.complex64 if prior.field == "complex" else torch.float32
-        like = likelihood.y if likelihood.y.dtype.is_complex == dtype.is_complex else likelihood.y.to(dtype)
-        somewhere = prior.data_std * unit_noise(likelihood.domain, like.dtype, generator_for(0, "gain")).to(like.device)
+        y = likelihood.y
+        dtype = complex_dtype(y.dtype) if prior.field == "complex" else real_dtype(y.dtype)
+        somewhere = prior.data_std * unit_noise(likelihood.domain, dtype, generator_for(0, "gain")).to(y.device)
         try:
             likelihood = likelihood.linearised(somewhere)
         except NotSupported:
