@@ -20,10 +20,11 @@ class NoisyMerge(Consistency):
     """u = noisy + weight A^+ (y + sigma A z - A noisy), then clean = D(u), noise = (u - clean) / sigma.
 
     Song et al. 2022 (arXiv:2111.08005), algorithm 2, with weight 1 for exact data. Noisy data (`noise_aware`): y = A x + n
-    brings noise rho = 1/s of its own, so z has sqrt(sigma^2 - rho^2) instead of sigma, coefficient by coefficient, and below
-    sigma = rho nothing is merged: there the data, as such a state, have said all they know. Published, the weight is tuned
-    for each scanner and the last image repeats the noise of the data. The image stays complex; the released code takes its
-    real part. The last step that merges gives the denoised image, too, what the data know beyond sigma; exact data wholly.
+    brings noise rho = 1/s of its own, direction by direction, so z has sqrt(sigma^2 - rho^2) instead of sigma. Below sigma =
+    rho nothing is merged, or one measurement would be taken for many; there the clean image moves r^2 / (r^2 + rho^2) of the
+    way to the data, r^2 the prior's error. Published, the weight is tuned for each scanner and the image repeats the noise
+    of the data. The image stays complex; the released code takes its real part. At the end the clean image takes what the
+    data know beyond sigma, exact data wholly.
 
     A biased sampler: replacing what is measured misleads what is not, and the corrector of the sampler
     `predictor_corrector` removes most of that. Operators without a spectrum are not of the paper's form (invertible
@@ -52,7 +53,9 @@ class NoisyMerge(Consistency):
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
         state = self._merged(noisy, sigma, draw)
         mean = self.prior.denoise(state, sigma)
-        return Estimate(mean + self._rest(mean, sigma, lower), (state - mean) / sigma)
+        clean = mean + self._weighed(mean, sigma)
+        noise = (state - clean) / sigma
+        return Estimate(clean, noise) if lower > 0 else Estimate(clean + self._rest(clean, sigma), noise)
 
     def _merged(self, image: Tensor, sigma: Tensor, draw: Draw) -> Tensor:
         def weight(rho: Tensor) -> Tensor:
@@ -63,14 +66,19 @@ class NoisyMerge(Consistency):
 
         return image + self.inverse.towards(image, weight) + self.inverse.seen(draw(image), noise)
 
-    def _rest(self, mean: Tensor, sigma: Tensor, lower: Tensor) -> Tensor:
-        """What the data know beyond noise of sigma, to the denoised image, in the step after which nothing more is merged."""
+    def _weighed(self, mean: Tensor, sigma: Tensor) -> Tensor:
+        """Below their own noise: the data's pull on the denoised image, whose error is r^2: r^2 / (r^2 + rho^2) of the way."""
+        error = self.prior.error(sigma)
 
         def share(rho: Tensor) -> Tensor:
             own = self._noise(rho)
-            return self.weight * ((own > lower) | ~(lower > 0)) * (1 - (own / sigma) ** 2).clamp_min(0)
+            return self.weight * (own > sigma) * error / (error + own**2)
 
         return self.inverse.towards(mean, share)
+
+    def _rest(self, mean: Tensor, sigma: Tensor) -> Tensor:
+        """At the end: what the data know beyond noise of sigma."""
+        return self.inverse.towards(mean, lambda rho: self.weight * (1 - (self._noise(rho) / sigma) ** 2).clamp_min(0))
 
     def _noise(self, rho: Tensor) -> Tensor:
         return rho if self.noise_aware else torch.zeros_like(rho)
