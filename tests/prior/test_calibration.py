@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medrecon.errors import BadInput
 from medrecon.linop.laws import random
-from medrecon.prior.calibration import Calibrated, NoiseMeans, calibration
+from medrecon.prior.calibrated import Calibrated, NoiseMeans, calibration
 from medrecon.prior.denoiser import Prior
 from medrecon.prior.gaussian import StationaryGaussian
 from medrecon.prior.wrapped import Wrapped
