@@ -22,7 +22,7 @@ class Explained(Consistency):
         super().__init__(step.prior, step.likelihood)
         if not threshold > 0:
             raise BadInput(f"discrepancy = {threshold}: expected a positive chi^2 per datum")
-        self.step, self.threshold = step, threshold
+        self.step, self.threshold, self.remembers = step, threshold, step.remembers
 
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
         alone = self.prior.estimate(noisy, sigma, lower, draw)

@@ -7,16 +7,50 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from medrecon.errors import BadInput, nearest
+from medrecon.errors import BadInput, NotSupported, nearest
 from medrecon.iterate import Step
+from medrecon.prior.cache import Cached
 from medrecon.prior.denoiser import Prior
-from medrecon.prior.schedule import edm_levels, vp_levels
-from medrecon.sample.ancestral import ancestral, renoise
-from medrecon.sample.multistep import multistep
+from medrecon.prior.precondition import NetworkPrior
+from medrecon.prior.quantise import quantised
+from medrecon.prior.schedule import cosine_levels, edm_levels, flow_levels, log_levels, quad_levels, ve_levels, vp_levels
+from medrecon.prior.tiles import Tiled
+from medrecon.prior.time_shift import TimeShifted
+from medrecon.sample.adaptive import adaptive
+from medrecon.sample.ancestral import ancestral, euler, flow_noise, renoise
+from medrecon.sample.fixed_point import parallel
+from medrecon.sample.gradient import gradient_estimation
+from medrecon.sample.heun import heun
+from medrecon.sample.langevin import annealed_langevin, predictor_corrector
+from medrecon.sample.multistep import adams_bashforth, multistep
+from medrecon.sample.pndm import pndm
+from medrecon.sample.travel import travelled
 
-SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {"ancestral": ancestral, "renoise": renoise, "multistep": multistep}
+SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
+    "euler": euler,
+    "ancestral": ancestral,
+    "renoise": renoise,
+    "flow_noise": flow_noise,
+    "heun": heun,
+    "multistep": multistep,
+    "adams_bashforth": adams_bashforth,
+    "pndm": pndm,
+    "gradient_estimation": gradient_estimation,
+    "adaptive": adaptive,
+    "predictor_corrector": predictor_corrector,
+    "annealed_langevin": annealed_langevin,
+    "parallel": parallel,
+}
 
-SCHEDULES: dict[str, Callable[[int, float, float], Tensor]] = {"edm": edm_levels, "vp": vp_levels}
+SCHEDULES: dict[str, Callable[[int, float, float], Tensor]] = {
+    "edm": edm_levels,
+    "log": log_levels,
+    "ve": ve_levels,
+    "vp": vp_levels,
+    "quad": quad_levels,
+    "cosine": cosine_levels,
+    "flow": flow_levels,
+}
 
 
 @dataclass(frozen=True)
@@ -24,9 +58,11 @@ class Plugins:
     """Settings that every method with a prior takes; "pairs_only": not those that are an iteration of their own.
 
     `sampler`, `schedule`: names of another sampler and of other noise levels (None: the recipe's).
-    `time_travel`: go back so many levels with fresh noise each time so many are done (0: never), `travels` times.
+    `time_travel`: each time so many levels are done, go back as many with fresh noise (0: never) and do them again until they
+    were done `travels` times; about `travels` times as many evaluations.
     `cache`: evaluate the prior only at every so many levels and extrapolate between (1: always).
     `time_shift`: how far the noise level told to the prior may be corrected by the variance seen, as a share (0: not at all).
+    `offset_noise`: rho of a prior that was trained with offset noise (0: white noise).
     `bits`: 8 keeps the prior's weights in 8 bits (32: as they are). `tile`: run the prior on tiles of so many pixels (0: whole).
     `start`: "noise", "adjoint" (A^H y), "least_squares" or "coarse" (the same method on a grid of half the size first); other
     than "noise" they start at the noise level `start_sigma`, in units of the prior's standard deviation.
@@ -37,9 +73,10 @@ class Plugins:
     sampler: str | None = field(default=None, metadata={"pairs_only": True})
     schedule: str | None = None
     time_travel: int = field(default=0, metadata={"pairs_only": True})
-    travels: int = field(default=1, metadata={"pairs_only": True})
+    travels: int = field(default=2, metadata={"pairs_only": True})
     cache: int = field(default=1, metadata={"pairs_only": True})
     time_shift: float = 0.0
+    offset_noise: float = field(default=0.0, metadata={"pairs_only": True})
     bits: int = 32
     tile: int = 0
     start: str = field(default="noise", metadata={"pairs_only": True})
@@ -65,12 +102,21 @@ class Plugins:
         if self.schedule is not None and self.schedule not in SCHEDULES:
             raise BadInput(f"no schedule {self.schedule!r}: there are {', '.join(SCHEDULES)}{nearest(self.schedule, list(SCHEDULES))}")
         chosen = schedule if self.schedule is None else SCHEDULES[self.schedule]
-        return chosen(steps, high, low)
+        levels = chosen(steps, high, low)
+        return travelled(levels, length=self.time_travel, repeats=self.travels) if self.time_travel else levels
 
     def lightened(self, prior: Prior) -> Prior:
         """The prior with its weights in 8 bits, where that was asked for."""
-        return prior
+        if self.bits == 32:
+            return prior
+        if not isinstance(prior, NetworkPrior):
+            raise NotSupported(f"bits = 8: {type(prior).__name__} has no network whose weights could be kept in 8 bits")
+        return quantised(prior)
 
     def around(self, prior: Prior) -> Prior:
         """The prior with what was asked for around it, made fresh for one run."""
-        return prior
+        if self.tile:
+            prior = Tiled(prior, self.tile)
+        if self.time_shift:
+            prior = TimeShifted(prior, window=self.time_shift)
+        return Cached(prior, every=self.cache) if self.cache > 1 else prior

@@ -17,15 +17,19 @@ from medrecon.consistency.half_quadratic import HalfQuadratic
 from medrecon.consistency.krylov import Decomposed
 from medrecon.consistency.likelihood_step import NoisyLikelihood, RefinedNoise
 from medrecon.consistency.lowrank import low_rank
+from medrecon.consistency.manifold import Manifold, unit_length
+from medrecon.consistency.merge import NoisyMerge, NoisyProjection
 from medrecon.consistency.moment import MomentMatched, MomentMatchedDraw, PseudoinverseGuided, unit_error
+from medrecon.consistency.projection import NullSpace, reused
 from medrecon.consistency.proximal import Perturbed, Proximal, noise_level, seen_error
+from medrecon.consistency.spectral import Spectral
 from medrecon.consistency.volume import DecomposedVolume, MergedVolume, ProximalVolume
 from medrecon.errors import BadInput, nearest
 from medrecon.iterate import Step
 from medrecon.prior.denoiser import Prior
 from medrecon.prior.schedule import coarse_levels, flow_levels, log_levels, quad_levels, ve_levels, vp_levels
 from medrecon.recon.recipe import Iteration, Recipe
-from medrecon.sample.ancestral import ancestral, flow_noise, renoise
+from medrecon.sample.ancestral import ancestral, euler, flow_noise, renoise
 from medrecon.sample.langevin import annealed_langevin, predictor_corrector
 from medrecon.sample.multistep import multistep
 from medrecon.solvers import classical
@@ -195,6 +199,80 @@ METHODS: dict[str, Recipe] = {
             presets={"default": {}, "paper": {"steps": 1155, "step": 1.15}},
             remedy="lower step, or raise steps",
             bias=(0.34, 1.57, 1.34),
+        ),
+        Recipe(
+            name="ddnm",
+            summary="Null-space projection: the data fix what is measured down to their own noise, the prior fills in the rest.",
+            reference="Wang et al. 2023, arXiv:2212.00490",
+            kind="sampler",
+            consistency=NullSpace,
+            sampler=euler,
+            needs=("prior", "linear"),
+            settings={"steps": 100},
+            presets={"default": {}, "paper": {"eta": 0.85}},
+            parts={
+                "default": {"spread": 1.0},
+                "paper": {"consistency": partial(NullSpace, rule=reused), "schedule": vp_levels, "kind": "biased"},
+            },
+            bias=(0.07, 0.93, 1.02),
+            remedy="raise cg_steps, or noise_std if it is too low",
+        ),
+        Recipe(
+            name="ddrm",
+            summary="Restoration in the eigenbasis of the operator: each coefficient mixes data and denoised image by its own noise.",
+            reference="Kawar et al. 2022, arXiv:2201.11793",
+            kind="biased",
+            consistency=Spectral,
+            sampler=euler,
+            needs=("prior", "linear", "spectrum"),
+            settings={"steps": 50},
+            presets={"default": {}, "paper": {"steps": 20}},
+            parts={"paper": {"schedule": vp_levels}},
+            bias=(0.20, 0.54, 1.04),
+        ),
+        Recipe(
+            name="mcg",
+            summary="Manifold constrained gradient: projection on the data, and their misfit through the denoiser elsewhere.",
+            reference="Chung et al. 2022, arXiv:2206.00941",
+            kind="biased",
+            consistency=Manifold,
+            sampler=euler,
+            needs=("prior", "linear", "jacobian"),
+            settings={"steps": 100},
+            presets={"default": {}, "paper": {"steps": 2000, "weight": 0.1, "whole": True}},
+            parts={"paper": {"consistency": partial(Manifold, rule=reused, length=unit_length), "schedule": ve_levels}},
+            bias=(0.0, 1.0, 1.0),
+            remedy="lower weight, or raise steps",
+        ),
+        Recipe(
+            name="sgm",
+            summary="Score-based reconstruction: noisy data replace what is measured of the noisy image, which is then denoised.",
+            reference="Song et al. 2022, arXiv:2111.08005",
+            kind="biased",
+            consistency=NoisyMerge,
+            sampler=predictor_corrector,
+            schedule=log_levels,
+            needs=("prior", "linear"),
+            settings={"steps": 200},
+            presets={"default": {}, "paper": {"steps": 1000, "snr": 0.206, "noise_aware": False}},
+            parts={"paper": {"schedule": ve_levels}},
+            bias=(0.13, 1.07, 1.17),
+            remedy="lower snr, or raise steps",
+        ),
+        Recipe(
+            name="score_mri",
+            summary="Predictor and corrector, each after a gradient step of the noisy image towards the data.",
+            reference="Chung and Ye 2022, arXiv:2110.05243",
+            kind="biased",
+            consistency=NoisyProjection,
+            sampler=predictor_corrector,
+            schedule=log_levels,
+            needs=("prior", "linear"),
+            settings={"steps": 200},
+            presets={"default": {}, "paper": {"steps": 2000}},
+            parts={"paper": {"schedule": ve_levels}},
+            bias=(0.11, 1.08, 1.13),
+            remedy="lower weight or snr",
         ),
         Recipe(
             name="dds_3d",

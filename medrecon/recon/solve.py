@@ -89,6 +89,7 @@ def solve(
     noise_std: float | Tensor | None,
     domain: Sequence[int] | None = None,
     data_axes: int | None = None,
+    begin: Tensor | None = None,
     samples: int = 1,
     seed: int = 0,
     preset: str | None = None,
@@ -101,8 +102,9 @@ def solve(
     `noise_std` is per real component: a number, one for every sample (broadcasts over y), None to estimate it from the data
     (linear A, see `estimated_noise_std`), 0 only for methods that need no noise level. A that is no `LinearOperator` is any
     differentiable function of images (*batch, *domain); then `domain` and `data_axes` (how many trailing axes of y are data;
-    None: all) say what an image and a scan are. Other laws of noise: `infer`. Every setting of the recipe may be given by
-    keyword. Same seed, device and version: same samples, whatever else is in the batch.
+    None: all) say what an image and a scan are. `begin`: an image to begin from, at the noise level `start_sigma`. Other laws
+    of noise: `infer`. Every setting of the recipe may be given by keyword. Same seed, device and version: same samples,
+    whatever else is in the batch.
     """
     if isinstance(A, LinearOperator):
         if noise_std is None:
@@ -110,7 +112,9 @@ def solve(
         likelihood: Likelihood = Gaussian(A, y, noisy=False) if _is_zero(noise_std) else weighted(A, y, noise_std=noise_std)
     else:
         likelihood = _nonlinear(A, y, noise_std, domain, data_axes)
-    solution = infer(likelihood, method, prior=prior, samples=samples, seed=seed, preset=preset, steps=steps, progress=progress, **settings)
+    solution = infer(
+        likelihood, method, prior=prior, begin=begin, samples=samples, seed=seed, preset=preset, steps=steps, progress=progress, **settings
+    )
     solution.log["noise_std"] = noise_std.squeeze().tolist() if isinstance(noise_std, Tensor) else noise_std
     return solution
 
@@ -120,6 +124,7 @@ def infer(
     method: str = "dds",
     *,
     prior: Prior | None = None,
+    begin: Tensor | None = None,
     samples: int = 1,
     seed: int = 0,
     preset: str | None = None,
@@ -131,7 +136,7 @@ def infer(
     ready, chosen = resolved(method, preset, samples, steps, settings)
     batch = likelihood.y.shape[: likelihood.y.ndim - likelihood.data_axes]
     keys = list(range(max(1, int(torch.Size(batch).numel()))))
-    solution = run_recipe(ready, likelihood, prior, samples=samples, seed=seed, keys=keys, progress=progress)
+    solution = run_recipe(ready, likelihood, prior, begin=begin, samples=samples, seed=seed, keys=keys, progress=progress)
     solution.log.update({"method": method, "preset": chosen, "seed": seed})
     return solution
 
@@ -163,6 +168,7 @@ def run_recipe(
     seed: int,
     keys: Sequence[object],
     gain: float | None = None,
+    begin: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Solution:
     """Runs a resolved recipe. `keys` name the batch items (slices): each owns its stream of noise.
@@ -182,7 +188,7 @@ def run_recipe(
     draws = samples * average if ready.kind != "classical" else 1
     x = torch.zeros(draws, *batch, *likelihood.domain, dtype=dtype, device=y.device)
     draw = seeded_draw(seed, [(s, k) for s in range(draws) for k in keys], x.shape[: x.ndim - axes])
-    trajectory = Trajectory(ready, likelihood, prior, x, draw, gain, [(k, "coarse") for k in keys], seed)
+    trajectory = Trajectory(ready, likelihood, prior, x, draw, gain, [(k, "coarse") for k in keys], seed, begin)
 
     def report(n: int, step: Step) -> None:
         if progress is not None:

@@ -15,7 +15,8 @@ from medrecon.errors import BadInput, NotSupported, nearest
 from medrecon.iterate import Step, run
 from medrecon.linop.resample import Enlarge
 from medrecon.prior.counted import Counted
-from medrecon.prior.denoiser import Prior
+from medrecon.prior.denoiser import Estimate, Prior
+from medrecon.prior.start import offset_draw
 from medrecon.recon.plugins import Plugins
 from medrecon.solvers.classical import least_squares, zero_filled
 from medrecon.solvers.likelihood import Gaussian, Likelihood
@@ -33,7 +34,10 @@ FINEST = 0.05
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A recipe on its way: `x` (draws, *batch, *image) is zero and gives shape, dtype and device. `gain`: about |A|."""
+    """A recipe on its way: `x` (draws, *batch, *image) is zero and gives shape, dtype and device. `gain`: about |A|.
+
+    `begin`: an image that broadcasts to x, to begin from instead of what the plug-in `start` says.
+    """
 
     ready: Recipe
     likelihood: Likelihood
@@ -43,6 +47,7 @@ class Trajectory:
     gain: float | None
     coarse_keys: Sequence[object]
     seed: int
+    begin: Tensor | None = None
 
     @cached_property
     def plugins(self) -> Plugins:
@@ -67,7 +72,7 @@ class Trajectory:
         if self.counted is None:
             return self.x.new_zeros(1)
         low, high = noise_range(self.likelihood, self.counted, self.gain)
-        if self.plugins.start != "noise":
+        if self.plugins.start != "noise" or self.begin is not None:
             high = min(high, max(self.plugins.start_sigma * self.counted.data_std, 2 * low))
         return self.plugins.levels(self.ready.schedule, int(self.ready.settings["steps"]), high, low)
 
@@ -86,8 +91,12 @@ class Trajectory:
         both = ready.consistency(prior, self.likelihood, **ready.settings_for(ready.consistency))
         if self.plugins.discrepancy > 0 and isinstance(both, Consistency):
             both = Explained(both, threshold=self.plugins.discrepancy)
-        begin = self.start() + self.levels[0] * self.draw(self.x)
-        return ready.sampler(both, begin, self.levels, self.draw, **ready.settings_for(ready.sampler))
+        draw = self.draw
+        if self.plugins.offset_noise > 0 and isinstance(both, Consistency):
+            # Images get the noise that the prior was trained with, data their own.
+            both, draw = WhiteData(both, self.draw), offset_draw(self.draw, self.plugins.offset_noise, prior.image_axes)
+        begin = self.start() + self.levels[0] * draw(self.x)
+        return ready.sampler(both, begin, self.levels, draw, **ready.settings_for(ready.sampler))
 
     @property
     def until(self) -> Callable[[Step], bool] | None:
@@ -105,6 +114,8 @@ class Trajectory:
             "least_squares": lambda: run(least_squares(self.likelihood, self.x, tolerance=1e-3), limit=10).x,
             "coarse": self._coarse,
         }
+        if self.begin is not None:
+            return self.begin.to(self.x).expand_as(self.x)
         name = self.plugins.start
         if name not in starts:
             raise BadInput(f"start = {name!r}: there are {', '.join(starts)}{nearest(name, list(starts))}")
@@ -127,6 +138,17 @@ class Trajectory:
             ready, Gaussian(gaussian.A @ enlarge, gaussian.y), self.counted, self.x.new_zeros(*lead, *small), draw, self.gain, (), self.seed
         )
         return enlarge(run(coarse.steps(), limit=coarse.limit).x)
+
+
+class WhiteData(Consistency):
+    """The estimate of `step`, whose own noise (of perturbed data, of inner chains) comes from `white`."""
+
+    def __init__(self, step: Consistency, white: Draw) -> None:
+        super().__init__(step.prior, step.likelihood)
+        self.step, self.white, self.remembers = step, white, step.remembers
+
+    def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
+        return self.step.estimate(noisy, sigma, lower, self.white)
 
 
 def noise_range(likelihood: Likelihood, prior: Prior, gain: float | None = None) -> tuple[float, float]:
