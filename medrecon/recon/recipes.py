@@ -228,7 +228,7 @@ METHODS: dict[str, Recipe] = {
             settings={"steps": 50},
             presets={"default": {}, "paper": {"steps": 20}},
             parts={"paper": {"schedule": vp_levels}},
-            bias=(0.20, 0.54, 1.04),
+            bias=(0.19, 0.54, 1.03),
         ),
         Recipe(
             name="mcg",
@@ -241,7 +241,7 @@ METHODS: dict[str, Recipe] = {
             settings={"steps": 100},
             presets={"default": {}, "paper": {"steps": 2000, "weight": 0.1, "whole": True}},
             parts={"paper": {"consistency": partial(Manifold, rule=reused, length=unit_length), "schedule": ve_levels}},
-            bias=(0.0, 1.0, 1.0),
+            bias=(0.07, 0.91, 0.93),
             remedy="lower weight, or raise steps",
         ),
         Recipe(

@@ -41,7 +41,7 @@ def test_the_next_state_is_that_of_the_three_branches(complex_field: bool, rank:
             expected[:, i] = x[:, i] + (1 - eta**2) ** 0.5 * LOWER / SIGMA * (u - x)[:, i] + eta * LOWER * drawn[:, i]
             continue
         rho, data = 0.1 / s[i], (left[:, i].conj() @ problem.y) / s[i]
-        if LOWER < rho:
+        if rho > LOWER:
             expected[:, i] = x[:, i] + (1 - eta**2) ** 0.5 * LOWER * (data - x[:, i]) / rho + eta * LOWER * drawn[:, i]
         else:
             spread = (LOWER**2 - eta_b**2 * rho**2).sqrt()
