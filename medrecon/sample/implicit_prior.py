@@ -50,8 +50,8 @@ def drp(
     Its fixed point solves gamma grad(x) + tau H^H H (x - R(H x)) = 0. For an R of least squared error the second term is
     -tau sigma^2 times the score of degraded images at H x, so gamma = tau sigma^2 (the default) makes it the mode of
     p(y | x) p_sigma(H x), p_sigma the density of degraded images. sigma follows the levels (`anneal`), else it is the last.
-    A `Restorer` brings its H; any other prior is the denoiser it is, H = 1, and takes any likelihood. `damping` is what
-    is added to H^H H, which sees only part of the image. Where it diverges lower `tau`.
+    A `Restorer` brings its H; any other prior is the denoiser it is, H = 1, and takes any likelihood. `damping` is
+    added to H^H H, which sees only part of the image, and holds the rest; it does not shift the fixed point. Where it diverges lower `tau`.
     Hu, Delbracio, Milanfar, Kamilov 2024, arXiv:2310.01391, algorithm 1 and theorem 1.
     """
     if not 0 < tau <= 1 or (gamma is not None and not gamma > 0):
@@ -63,7 +63,7 @@ def drp(
         share = tau * sigma**2 if gamma is None else gamma
         if isinstance(prior, Restorer):
             target = x - tau * (x - prior.restore(prior.degradation(x), sigma))
-            new = _weighted(likelihood, prior.degradation, target, float(share), damping, data_steps)
+            new = _weighted(likelihood, prior.degradation, target, x, float(share), damping, data_steps)
         else:
             target = x - tau * (x - prior.denoise(x, sigma))
             new = proximal(likelihood, target, 1 / share, steps=data_steps)
@@ -71,12 +71,14 @@ def drp(
         yield Step(x, gap.reshape(gap.shape[: gap.ndim - axes]))
 
 
-def _weighted(likelihood: Likelihood, H: LinearOperator, s: Tensor, gamma: float, damping: float, steps: int) -> Tensor:
-    """argmin over v of gamma value(v) + |H (v - s)|^2 / 2 + damping |v - s|^2 / 2, by conjugate gradients from s."""
+def _weighted(likelihood: Likelihood, H: LinearOperator, s: Tensor, x: Tensor, gamma: float, damping: float, steps: int) -> Tensor:
+    """argmin over v of gamma value(v) + |H (v - s)|^2 / 2 + damping |v - x|^2 / 2, by conjugate gradients from x.
+
+    Damped towards x and not towards s: it then vanishes where x no longer moves.
+    """
     if not isinstance(likelihood, Gaussian):
         raise NotSupported(
             f"drp with a restorer needs a linear operator and Gaussian noise, got {type(likelihood).__name__}: use a denoiser"
         )
-    metric = shifted(H.normal, damping)
-    normal = Scaled(likelihood.normal, gamma) + metric
-    return run(cg(normal, gamma * likelihood.back + metric(s), s, tolerance=1e-6), limit=steps).x
+    normal = shifted(Scaled(likelihood.normal, gamma) + H.normal, damping)
+    return run(cg(normal, gamma * likelihood.back + H.normal(s) + damping * x, x, tolerance=1e-8), limit=steps).x
