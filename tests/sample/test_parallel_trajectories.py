@@ -49,7 +49,7 @@ def test_as_many_iterations_as_levels_are_exact(complex_field: bool, churn: floa
 @pytest.mark.parametrize("churn", [0.0, 1.0])
 @pytest.mark.parametrize("history", [1, 5])
 def test_it_converges_in_few_turns(churn: float, history: int) -> None:
-    for levels, turns_at_most in ((25, 16), (100, 40)):
+    for levels, turns_at_most in ((25, 13), (100, 32)):
         error, turns = both(step(True), edm_levels(levels, 20.0, 0.02), torch.complex128, 8, churn, history=history)
         assert error < 1e-3
         assert turns <= turns_at_most
