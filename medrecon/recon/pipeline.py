@@ -17,6 +17,7 @@ import medrecon
 from medrecon.compute import choose_device, chunk_length, memory_budget
 from medrecon.errors import BadInput, NotSupported, nearest
 from medrecon.files import sha256
+from medrecon.linop.stack import Stacked
 from medrecon.physics.mri.encoding import item_bytes
 from medrecon.physics.mri.prepare import Preparation
 from medrecon.physics.mri.scan import MRIScan
@@ -26,6 +27,7 @@ from medrecon.prior.denoiser import Prior
 from medrecon.recon.recipe import Recipe
 from medrecon.recon.recipes import recipe
 from medrecon.recon.solve import Progress, Solution, deviation, resolved, run_recipe
+from medrecon.solvers.likelihood import Gaussian, Likelihood
 from medrecon.volume import Volume
 
 AUTO = {"mri": "brain"}
@@ -278,13 +280,14 @@ def _solved(job: _Job, problem: Problem, progress: Progress | None) -> Solution:
         if progress is not None:
             progress(problem.slices.start * steps + len(problem.slices) * n, total * steps, text)
 
+    likelihood = _tied(job, problem)
     solution = run_recipe(
         job.recipe,
-        problem.likelihood,
+        likelihood,
         job.prior,
         samples=job.samples,
         seed=job.seed,
-        keys=_keys(problem),
+        keys=_keys(likelihood, problem.slices),
         gain=problem.scale / (problem.noise_std or 1.0),
         progress=report,
     )
@@ -298,12 +301,28 @@ def _n_items(job: _Job) -> int:
     return scan.grid.shape[2] if isinstance(scan, MRIScan) and scan.image_axes == 3 else scan.grid.shape[0]
 
 
-def _keys(problem: Problem) -> list[object]:
+def _tied(job: _Job, problem: Problem) -> Likelihood:
+    """The likelihood of the batch; as that of one volume for methods that tie its slices together."""
+    likelihood = problem.likelihood
+    if "series" in job.recipe.needs:
+        raise NotSupported(f"method {job.recipe.name} is for series of echoes, times or energies: use medrecon.solve with their operator")
+    if "volume" not in job.recipe.needs or not isinstance(likelihood, Gaussian):
+        return likelihood
+    if len(problem.slices) < _n_items(job):
+        raise NotSupported(
+            f"method {job.recipe.name} ties all slices together, but only {len(problem.slices)} of {_n_items(job)} fit into memory: "
+            "raise --max-memory, or choose --slices"
+        )
+    return Gaussian(Stacked(likelihood.A, len(problem.slices)), likelihood.y, noisy=likelihood.noisy)
+
+
+def _keys(likelihood: Likelihood, slices: range) -> list[object]:
     """A name for every item of the batch: its slice, and its coil where coils are solved one by one."""
-    y = problem.likelihood.y
-    count = y.shape[: y.ndim - len(problem.likelihood.A.range)].numel()  # type: ignore[attr-defined]
-    per_slice = count // len(problem.slices)
-    return [(z, c) if per_slice > 1 else z for z in problem.slices for c in range(per_slice)]
+    count = likelihood.y.shape[: likelihood.y.ndim - likelihood.data_axes].numel()
+    if count < len(slices):
+        return [slices.start]
+    per_slice = count // len(slices)
+    return [(z, c) if per_slice > 1 else z for z in slices for c in range(per_slice)]
 
 
 def _result(job: _Job, volume: Volume, samples: Tensor | None, logs: list[dict[str, Any]], seconds: float) -> Reconstruction:
