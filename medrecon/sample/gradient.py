@@ -19,7 +19,8 @@ def gradient_estimation(prior: Prior, x: Tensor, sigmas: Tensor, draw: Draw, *, 
 
     Permenter and Yuan 2024 (arXiv:2306.04848, algorithm 2): gamma 1 is the probability flow, 2 corrects its errors; one
     evaluation a level, best with 5 to 20. mu in [0, 1): share of fresh noise, sigma_p = (sigma' / sigma^mu)^(1/(1-mu));
-    0 is deterministic, 1/2 as random as DDPM. The last step, to 0, returns the estimate. Point estimates.
+    0 is deterministic, 1/2 as random as DDPM. The last step, to 0, returns the estimate. A biased sampler: other gammas than 1
+    over-correct where steps are small (error .056 of the spread with 40 levels, `adams_bashforth` .008).
     """
     if not 0 <= mu < 1:
         raise BadInput(f"mu = {mu}: expected 0 (deterministic) to less than 1")

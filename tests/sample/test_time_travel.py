@@ -108,3 +108,14 @@ def test_a_sampler_with_a_past_forgets_it_when_the_level_rises(sampler) -> None:
     path = torch.cat([sigmas[:5], sigmas])
     again = run(sampler(prior, x, path, torch.zeros_like)).x
     torch.testing.assert_close(again, run(sampler(prior, fell.x, sigmas, torch.zeros_like)).x, atol=1e-12, rtol=0)
+
+
+def test_flow_noise_is_fresh_by_what_is_left_of_the_flows_time() -> None:
+    """x_t' = (1 - t') clean + t' (sqrt(t') noise + sqrt(1 - t') z), divided by 1 - t'."""
+    prior = Gaussian(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
+    x, z = torch.tensor([[1.0, -2.0]], dtype=torch.float64), torch.tensor([[0.3, 0.9]], dtype=torch.float64)
+    sigmas = torch.tensor([2.0, 0.5], dtype=torch.float64)
+    clean = prior.denoise(x, sigmas[0])
+    time = 0.5 / 1.5
+    expected = clean + time / (1 - time) * (time**0.5 * (x - clean) / 2 + (1 - time) ** 0.5 * z)
+    torch.testing.assert_close(run(flow_noise(prior, x, sigmas, lambda like: z)).x, expected)
