@@ -12,14 +12,18 @@ from medrecon.errors import BadInput
 from medrecon.linop.operator import LinearOperator
 from medrecon.tensors import generator_for, like_batch, norm2, ratio, unit_noise
 
-STEPS = 100
-"""Of bidiagonalisation at most, for the data and for the probes: one A and one A^H each."""
-PROBED = 20_000
-"""So many random signs give tr(1 - H) to about 1 %."""
+STEPS = (100, 200, 400)
+"""Of bidiagonalisation: more for items that the fewer do not settle; one A and one A^H each for the data and for all probes."""
+PROBED = 8_000
+"""So many random signs give tr(1 - H) to about 2 %."""
 LAMBDAS = torch.logspace(-8, 4, 241, dtype=torch.float64)
 """In units of the largest |A^H u|^2 / |u|^2 seen."""
+COARSER = 8
+"""So many lambdas on is a factor of 2.5."""
 RESOLVED = 0.02
 """Lower and upper bounds may differ by this share; a lambda that is not resolved so well is left out."""
+SETTLED = 0.02
+"""So much may sigma change with the last factor of 2.5 in lambda where the minimum lies beyond what is resolved."""
 LARGEST_ERROR = 0.2
 """Data that cannot tell sigma to 20 % are refused."""
 
@@ -37,27 +41,44 @@ def estimated_noise_std(A: LinearOperator, y: Tensor) -> Tensor:
     where A is weak, if the image is about as strong in all directions. Data that show neither (a square A with equal
     singular values: identity, Fourier transform, with or without a mask) are refused with `BadInput`: when the
     Cramer-Rao bound on sigma, for noise and a white image both of unknown power, exceeds 20 %.
+    Refused too: a minimum that even 400 steps do not resolve (condition 1e4 under noise of 1e-3, say).
     Unreliable where the model is wrong (maps, motion: the misfit counts as noise), and with little redundancy for images
     that are far from white.
     """
     if not bool((torch.isfinite(norm2(y, len(A.range))) & (norm2(y, len(A.range)) > 0)).all()):
         raise BadInput("noise estimate: all data of an item are 0, or some are not finite: give noise_std")
+    std, error, settled = _fit(A, y, STEPS[0])
+    for steps in STEPS[1:]:
+        if bool(settled.all()):
+            break
+        new = _fit(A, y, steps)
+        std, error = std.where(settled, new[0]), error.where(settled, new[1])
+        settled = settled | new[2]
+    _refuse(error.where(settled, torch.inf))
+    return std.to(y.real.dtype).to(y.device)
+
+
+def _fit(A: LinearOperator, y: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """sigma at the minimum of the cross-validation, the bound on its relative error, and whether more steps change nothing."""
     parts = 2 if y.is_complex() else 1
     whole, count = math.prod(A.range) * parts, A.n_samples * parts
-    spectrum = _spectrum(A, y)
+    spectrum = _spectrum(A, y, steps)
     lambdas = spectrum.lower.nodes.amax(-1, keepdim=True) * LAMBDAS
     residual, usable = spectrum.lost(lambdas, 2)
 
-    spectrum = _spectrum(A, _signs(A.range, y))
+    spectrum = _spectrum(A, _signs(A.range, y), steps)
     (free, resolved), (far, _) = (spectrum.lost(lambdas, exponent) for exponent in (1, 2))
-    usable = usable & resolved.all(0)
     free, far = (t.mean(0) - (whole - count) for t in (free, far))  # tr(1 - H), tr(1 - H)^2 over the acquired data
+    usable = usable & resolved.all(0) & (free > 1e-9 * count)
+    residual, free, far = torch.broadcast_tensors(residual, free, far)
 
-    usable = usable & (free > 1e-9 * count)
     best = (residual / free**2).where(usable, torch.inf).argmin(-1, keepdim=True)
-    residual, free, far = (t.gather(-1, best).squeeze(-1) for t in torch.broadcast_tensors(residual, free, far))
-    _refuse(_relative_error(count, free, far).where(usable.any(-1), torch.inf))
-    return (residual / free).sqrt().to(y.real.dtype).to(y.device)
+    variance = residual / free
+    above = (best + COARSER).clamp(max=len(LAMBDAS) - 1)
+    flat = variance.gather(-1, above) <= (1 + SETTLED) ** 2 * variance.gather(-1, best)
+    inside = (best == 0) | usable.gather(-1, (best - 1).clamp(min=0))
+    error = _relative_error(count, free.gather(-1, best), far.gather(-1, best)).where(usable.any(-1, keepdim=True), torch.inf)
+    return variance.gather(-1, best).sqrt().squeeze(-1), error.squeeze(-1), (flat | inside).squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -85,7 +106,7 @@ class _Spectrum:
         return (lower + upper) / 2, upper - lower <= RESOLVED * upper
 
 
-def _spectrum(A: LinearOperator, start: Tensor) -> _Spectrum:
+def _spectrum(A: LinearOperator, start: Tensor, steps: int) -> _Spectrum:
     """From L, lower bidiagonal and begun at `start` (Golub and Kahan 1965): L L^T, and L L^T with the last diagonal entry 0."""
     axes, image_axes = len(A.range), len(A.domain)
     start = start.expand_as(A(A.H(start)))  # with the batch axes of A's own tensors
@@ -93,7 +114,7 @@ def _spectrum(A: LinearOperator, start: Tensor) -> _Spectrum:
     v, a = _unit(A.H(u), image_axes)
     least = 10 * torch.finfo(a.dtype).eps * a  # what is smaller is rounding: the space is exhausted
     diagonal, below = [a], []
-    for _ in range(min(STEPS, 2 * min(math.prod(A.range), math.prod(A.domain)))):
+    for _ in range(min(steps, 2 * min(math.prod(A.range), math.prod(A.domain)))):
         u, b = _unit(A(v) - like_batch(a, axes) * u, axes, least)
         v, a = _unit(A.H(u) - like_batch(b, image_axes) * v, image_axes, least)
         diagonal.append(a)
@@ -144,8 +165,9 @@ def _relative_error(count: int, free: Tensor, far: Tensor) -> Tensor:
 
 def _refuse(error: Tensor) -> None:
     worst = float(error.max())
-    if worst > LARGEST_ERROR:
+    if not worst <= LARGEST_ERROR:
+        how = f"to {worst:.0%} at best" if worst < 10 else "not reliably"
         raise BadInput(
-            f"noise estimate: at best to {worst:.0%} from these data (item {int(error.flatten().argmax())}, at most "
-            f"{LARGEST_ERROR:.0%} is accepted): A is neither redundant nor weak anywhere, noise and image look alike; give noise_std"
+            f"noise estimate: these data tell their noise {how} (item {int(error.flatten().argmax())}; {LARGEST_ERROR:.0%} is accepted): "
+            "A is not redundant enough, nor clearly weak in some directions, so noise and image look alike; give noise_std"
         )
