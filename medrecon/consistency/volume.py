@@ -73,10 +73,10 @@ class Smoothed(Consistency):
 
     Whitened objective |A x - y|^2 / 2 + strength |D_z x|_1 / b_z, D_z the differences between neighbouring slices over
     their distance `dz`, without the periodic one of the released code. `z_scale` is b_z, None: `laplace_scale` of each
-    volume. `weight` of |D_z x|_1 and `rho` of ADMM replace the weight 1 / b_z and rho = weight / b_z, in units of |A|^2,
-    as published ones are meant. `admm_steps` iterations of `cg_steps` conjugate gradients a level; the split variable
-    and its dual stay from level to level. Total variation counts information of the prior twice: an estimate, never
-    a draw from the posterior.
+    volume. `weight` of |D_z x|_1 and `rho` of ADMM replace the weight 1 / b_z and rho = weight / b_z, both in units of |A|^2
+    as published ones are; the automatic rho is at most |A|^2, beyond which few conjugate gradients do not solve its system.
+    `admm_steps` iterations of `cg_steps` conjugate gradients a level; the split variable and its dual stay from level to
+    level. Total variation counts information of the prior twice: an estimate, never a draw from the posterior.
     """
 
     remembers = True
@@ -124,9 +124,10 @@ class Smoothed(Consistency):
         """d and w, with weight and rho of each volume."""
         gaussian = linear(self.likelihood, "total variation along z")
         scale: Tensor | float = self.z_scale or self.scale_found
-        unit: Tensor | float = norms(gaussian.A, like=gaussian.back) ** 2 if self.weight or self.rho else 1.0
-        weight = self.strength * (self.weight * unit if self.weight else 1 / scale)
-        return Split(gaussian, L1(self.variation), weight=weight, rho=self.rho * unit if self.rho else weight / scale)
+        curvature = norms(gaussian.A, like=gaussian.back) ** 2
+        weight = self.strength * (self.weight * curvature if self.weight else 1 / scale)
+        rho = self.rho * curvature if self.rho else curvature.clamp(max=weight / scale)
+        return Split(gaussian, L1(self.variation), weight=weight, rho=rho)
 
     def smooth(self, x: Tensor, pull: Tensor | float = 0.0, centre: Tensor | float = 0.0) -> Tensor:
         """Towards argmin |A x - y|^2 / 2 + weight |D_z x|_1 + pull/2 |x - centre|^2, from x."""

@@ -38,7 +38,7 @@ def error(x: Tensor, truth: Tensor) -> float:
 
 @pytest.mark.parametrize(
     ("method", "preset", "steps"),
-    [("dds_3d", None, 10), ("dds_3d", "paper", 15), ("diffusion_mbir", None, 20), ("diffusion_mbir", "paper", 60), ("hir", None, 10)],
+    [("dds_3d", None, 10), ("dds_3d", "paper", 15), ("diffusion_mbir", None, 20), ("hir", None, 10)],
 )
 def test_methods_for_volumes_and_series_are_nearer_to_the_truth_than_dds(method: str, preset: str | None, steps: int) -> None:
     prior, A, truth, y = scans(torch.complex64, 6)
@@ -46,7 +46,14 @@ def test_methods_for_volumes_and_series_are_nearer_to_the_truth_than_dds(method:
     found = solve(A, y, method, prior=prior, noise_std=NOISE_STD, preset=preset, steps=steps, seed=1)
     assert found.samples.shape == (1, 2, 6, 16, 16)
     assert found.samples.dtype == torch.complex64
-    assert error(found.mean, truth) < 0.9 * error(alone.mean, truth)
+    assert error(found.mean, truth) < 0.4 * error(alone.mean, truth)
+
+
+def test_the_published_settings_without_pull_to_the_prior_fit_the_noise() -> None:
+    prior, A, _, y = scans(torch.complex64, 6)
+    for method in ("dds_3d", "diffusion_mbir"):
+        found = solve(A, y, method, prior=prior, noise_std=NOISE_STD, preset="paper", steps=30, seed=1)
+        assert max(found.log["chi2"]) < 0.2
 
 
 @pytest.mark.parametrize("method", ["dds_3d", "diffusion_mbir", "hir"])
