@@ -65,9 +65,7 @@ def test_scans_of_a_batch_do_not_depend_on_each_other(method: str) -> None:
     torch.testing.assert_close(both.samples[:, :1], first.samples, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"discrepancy": 1.0}, {"cache": 2}, {"tile": 12}, {"sampler": "multistep"}, {"start": "least_squares"}]
-)
+@pytest.mark.parametrize("settings", [{"discrepancy": 1.0}, {"cache": 2}, {"sampler": "multistep"}, {"start": "least_squares"}])
 def test_plug_ins_go_with_volumes(settings: dict[str, float | str]) -> None:
     prior, A, truth, y = scans(torch.complex64, 4)
     found = solve(A, y, "dds_3d", prior=prior, noise_std=NOISE_STD, steps=8, seed=1, **settings)
