@@ -44,8 +44,8 @@ def test_draws_have_the_posteriors_mean_and_spread() -> None:
 
 
 def test_smaller_tolerances_come_closer_and_cost_more() -> None:
-    loose, few = many("1d", 10_000, 1000, relative=0.02, absolute=0.02)
-    tight, more = many("1d", 10_000, 1000, relative=0.002, absolute=0.002)
+    loose, few = many("1d", 4000, 1000, relative=0.02, absolute=0.02)
+    tight, more = many("1d", 4000, 1000, relative=0.002, absolute=0.002)
     assert few < more
     assert abs(tight.sd - 1) < 0.03 < 0.1 < abs(loose.sd - 1)
 
