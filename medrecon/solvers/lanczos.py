@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from medrecon.linop.operator import LinearOperator
-from medrecon.solvers.krylov import ROUNDING, add, inner
-from medrecon.tensors import like_batch, ratio
+from medrecon.solvers.krylov import ROUNDING, inner
+from medrecon.tensors import ratio
 
 
 @torch.no_grad()
@@ -26,41 +26,30 @@ def applied(function: Callable[[Tensor], Tensor], normal: LinearOperator, b: Ten
     values, vectors = torch.linalg.eigh(torch.diag_embed(diagonal) + torch.diag_embed(beside, 1) + torch.diag_embed(beside, -1))
     visible = values > ROUNDING * torch.finfo(values.dtype).eps * values[..., -1:]
     heights = torch.where(visible, function(torch.where(visible, values, 1)), 0) * vectors[..., 0, :]
-    weights = (vectors @ heights.unsqueeze(-1)).squeeze(-1)
-    total = torch.zeros_like(b)
-    for image, weight in zip(images, weights.unbind(-1), strict=True):
-        total = add(total, size * like_batch(weight, axes), image)
-    return total
+    weights = (vectors @ heights.unsqueeze(-1)).squeeze(-1).to(images.dtype)
+    return size * (weights.unsqueeze(-2) @ images).reshape(b.shape)
 
 
-def _recurrence(normal: LinearOperator, v: Tensor, steps: int) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Orthonormal images, and the diagonal (*batch, steps) and its neighbour of N between them.
+def _recurrence(normal: LinearOperator, v: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Orthonormal images (*batch, steps, n), and the diagonal (*batch, steps) and its neighbour of N between them.
 
-    Where the space is exhausted the images are 0 from there on. Each image is made orthogonal to all before it: without that
-    rounding repeats eigenvalues, and few steps are worth more than their memory traffic.
+    Where the space is exhausted the images are 0 from there on. Each image is made orthogonal to all before it, or rounding
+    would repeat eigenvalues.
     """
-    axes = len(normal.domain)
-    lead = v.shape[: v.ndim - axes]
-    images, diagonal, beside = [v], [], []
-    largest = torch.zeros_like(inner(v, v, axes))
-    for _ in range(steps):
-        w = normal(images[-1])
-        diagonal.append(inner(images[-1], w, axes))
-        largest = torch.maximum(largest, diagonal[-1].abs())
-        for image in images:
-            w = w - _product(image, w, axes) * image
+    lead, axes = v.shape[: v.ndim - len(normal.domain)], len(normal.domain)
+    images = v.new_zeros(*lead, steps, v[(0,) * len(lead)].numel())
+    images[..., 0, :] = v.flatten(len(lead))
+    diagonal = torch.zeros(*lead, steps, dtype=v.real.dtype, device=v.device)
+    beside = torch.zeros_like(diagonal)
+    for step in range(steps):
+        w = normal(v)
+        diagonal[..., step] = inner(v, w, axes).reshape(lead)
+        found, w = images[..., : step + 1, :], w.flatten(len(lead)).unsqueeze(-1)
+        w = (w - found.mT @ (found.conj() @ w)).squeeze(-1).reshape(v.shape)
         size = inner(w, w, axes).sqrt()
-        alive = size > ROUNDING * torch.finfo(size.dtype).eps * largest
-        beside.append(torch.where(alive, size, 0))
-        images.append(ratio(w, beside[-1].expand_as(w)))
-    return images[:-1], _stacked(diagonal, lead), _stacked(beside[:-1], lead)
-
-
-def _stacked(numbers: list[Tensor], lead: torch.Size) -> Tensor:
-    """(*batch, 1, ..., 1) each to (*batch, count)."""
-    return torch.stack([t.reshape(lead) for t in numbers], -1) if numbers else torch.zeros(*lead, 0)
-
-
-def _product(a: Tensor, b: Tensor, axes: int) -> Tensor:
-    """<a, b>, complex where they are, (*batch, 1, ..., 1)."""
-    return (a.conj() * b).sum(tuple(range(-axes, 0)), keepdim=True)
+        floor = ROUNDING * torch.finfo(size.dtype).eps * diagonal.amax(-1).reshape(size.shape)
+        size = torch.where(size > floor, size, 0)
+        v = ratio(w, size.expand_as(w))
+        if step + 1 < steps:
+            beside[..., step], images[..., step + 1, :] = size.reshape(lead), v.flatten(len(lead))
+    return images, diagonal, beside[..., :-1]
