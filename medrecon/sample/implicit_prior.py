@@ -11,6 +11,7 @@ from medrecon.errors import BadInput, NotSupported
 from medrecon.iterate import Step, run
 from medrecon.linop.operator import LinearOperator, Scaled
 from medrecon.prior.denoiser import Prior
+from medrecon.prior.wrapped import Wrapped
 from medrecon.sample.start import regularised
 from medrecon.solvers.descent import proximal
 from medrecon.solvers.krylov import cg, shifted
@@ -56,19 +57,26 @@ def drp(
     """
     if not 0 < tau <= 1 or (gamma is not None and not gamma > 0):
         raise BadInput(f"tau = {tau}, gamma = {gamma}: expected 0 < tau <= 1 and a positive gamma")
-    axes = len(likelihood.domain)
+    axes, restorer = len(likelihood.domain), _restorer(prior)
     x = regularised(prior, likelihood, x, sigmas[0], draw, steps=data_steps)
     for level in sigmas[:-1]:
         sigma = level if anneal else sigmas[-2]
         share = tau * sigma**2 if gamma is None else gamma
-        if isinstance(prior, Restorer):
-            target = x - tau * (x - prior.restore(prior.degradation(x), sigma))
-            new = _weighted(likelihood, prior.degradation, target, x, float(share), damping, data_steps)
+        if restorer is not None:
+            target = x - tau * (x - restorer.restore(restorer.degradation(x), sigma))
+            new = _weighted(likelihood, restorer.degradation, target, x, float(share), damping, data_steps)
         else:
             target = x - tau * (x - prior.denoise(x, sigma))
             new = proximal(likelihood, target, 1 / share, steps=data_steps)
         gap, x = norm2(new - x, axes).sqrt(), new
         yield Step(x, gap.reshape(gap.shape[: gap.ndim - axes]))
+
+
+def _restorer(prior: Prior) -> Restorer | None:
+    """The restorer within whatever is wrapped around it: wrappers know denoising only, so it is asked directly."""
+    while isinstance(prior, Wrapped):
+        prior = prior.prior
+    return prior if isinstance(prior, Restorer) else None
 
 
 def _weighted(likelihood: Likelihood, H: LinearOperator, s: Tensor, x: Tensor, gamma: float, damping: float, steps: int) -> Tensor:

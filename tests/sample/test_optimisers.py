@@ -14,6 +14,7 @@ from medrecon.iterate import Step, run
 from medrecon.linop.operator import LinearOperator
 from medrecon.prior.denoiser import Prior
 from medrecon.prior.schedule import edm_levels
+from medrecon.prior.wrapped import Wrapped
 from medrecon.sample.implicit_prior import Restorer, drp
 from medrecon.sample.plug_and_play import half_quadratic, pnp_admm, pnp_fista, red
 from medrecon.sample.variational import reddiff, released
@@ -163,7 +164,7 @@ def test_a_restorer_leads_to_the_mode_under_the_density_of_degraded_images(name:
     problem, sigma = PROBLEMS[name], 0.5
     dtype = problem.mean.dtype
     H = torch.diag(torch.linspace(1, 0.3, 8, dtype=torch.float64)).to(dtype)[:7]
-    prior = Deblurring(problem, Matrix(H), H)
+    prior = Wrapped(Deblurring(problem, Matrix(H), H))
     x = torch.zeros(1, 8, dtype=dtype)
     A, y = problem.matrix / problem.noise_std, problem.y / problem.noise_std
     inside = H @ problem.cov.to(dtype) @ H.mH + sigma**2 * torch.eye(7, dtype=torch.float64)
