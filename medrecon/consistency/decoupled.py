@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from medrecon.consistency.base import Consistency
@@ -71,7 +72,8 @@ class LangevinDraw(Consistency):
 
     x <- x - h U'(x) + sqrt(2 h) (z + z') / 2, U = data term + |x - D|^2 / (2 r^2), z' the next step's z: the average of
     neighbouring noises makes the stationary variance exact for a quadratic U (Leimkuhler and Matthews 2013,
-    arXiv:1203.5428), where the published step inflates it by 1 / (1 - h L / 2). h = step / L, L = |A'|^2 + 1 / r^2 at D.
+    arXiv:1203.5428), where the published step inflates it by 1 / (1 - h L / 2). h = step / L, L = |A'|^2 + 1 / r^2, A' the
+    steeper of the Jacobians at D and at the start.
     A sampler, if its steps suffice: directions of curvature k relax by (1 - step k / L)^langevin_steps. Where it diverges
     lower `step`.
     """
@@ -94,8 +96,8 @@ class LangevinDraw(Consistency):
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
         mean = self.prior.denoise(noisy, sigma)
         r2 = self.variance(self.prior, self.likelihood, mean, sigma)
-        h = self.step / (self.gain(mean) ** 2 + 1 / r2)
         clean, z = mean + r2.sqrt() * draw(mean), draw(mean)
+        h = self.step / (torch.maximum(self.gain(mean), self.gain(clean)) ** 2 + 1 / r2)
         for _ in range(self.langevin_steps):
             old, z = z, draw(mean)
             clean = clean - h * (self.likelihood.gradient(clean) + (clean - mean) / r2) + (h / 2).sqrt() * (old + z)
