@@ -161,12 +161,16 @@ def picture(folder: Path, case: Case, method: str, steps: int) -> Path:
 
 
 def jobs(found: list[Case], steps: tuple[int, ...], only: list[str] | None) -> Iterator[tuple[Case, str, int]]:
-    """All that the table needs."""
-    for case in found:
-        for method, recipe in METHODS.items():
-            if "prior" in recipe.needs and suits(method, case) and (only is None or method in only):
-                for count in steps if method not in OWN_BUDGET else ((10,) if method == "dflow" else ()):
+    """All that the table needs, few steps first."""
+    for count in steps:
+        for case in found:
+            for method, recipe in METHODS.items():
+                if "prior" not in recipe.needs or not suits(method, case) or (only is not None and method not in only):
+                    continue
+                if method not in OWN_BUDGET:
                     yield case, method, count
+                elif method == "dflow" and count == steps[0] and " " not in case.name:
+                    yield case, method, 10
 
 
 def page(rows: dict[tuple[str, str, int], dict[str, Any]], modality: str) -> str:

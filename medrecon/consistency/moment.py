@@ -12,11 +12,11 @@ from medrecon.iterate import run
 from medrecon.linop.operator import LinearOperator
 from medrecon.prior.denoiser import Estimate, Prior
 from medrecon.prior.jacobian import differentiated
-from medrecon.solvers.krylov import cg
+from medrecon.solvers.krylov import cg, inner
 from medrecon.solvers.likelihood import Gaussian, Likelihood
 from medrecon.solvers.prox import damped
 from medrecon.solvers.square_root import square_root
-from medrecon.tensors import Draw
+from medrecon.tensors import Draw, ratio
 
 Covariance = Callable[[Tensor], Tensor]
 """v -> V v for images, V = Cov[x | noisy] = sigma^2 J (second-order Tweedie)."""
@@ -34,6 +34,10 @@ class PseudoinverseGuided(Consistency):
     instead, as published, which applies the whole correction at every level and over-fits the data. The system is solved
     for images, A^H (r^2 A A^H + 1)^-1 = (r^2 A^H A + 1)^-1 A^H, in closed form where A has a spectrum. Other likelihoods are
     linearised at D. A biased sampler, unless the prior is white: then it is the proximal step.
+
+    Along directions where sigma^2 J is much more than r^2 (the low frequencies of images) the published step overshoots, and
+    in few levels it diverges. `bounded` goes no farther along it than the minimum of |A x - y|^2 + (x - D)^H V^-1 (x - D):
+    a factor of at most 1, and just 1 where V = r^2.
     """
 
     item_levels = True
@@ -45,21 +49,33 @@ class PseudoinverseGuided(Consistency):
         *,
         variance: Variance = error_curve,
         prior_noise: bool = False,
+        bounded: bool = True,
         cg_steps: int = 10,
         cg_tolerance: float = 1e-3,
         checkpoint: bool = False,
     ) -> None:
         super().__init__(prior, likelihood)
-        self.variance, self.prior_noise = variance, prior_noise
+        self.variance, self.prior_noise, self.bounded = variance, prior_noise, bounded
         self.cg_steps, self.cg_tolerance, self.checkpoint = cg_steps, cg_tolerance, checkpoint
 
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
         mean, transposed = differentiated(self.prior, noisy, sigma, checkpoint=self.checkpoint)
         local = self.likelihood.linearised(mean)
         rho = 1 / self.variance(self.prior, self.likelihood, mean, sigma)
-        pull = rho * damped(local, -local.gradient(mean), rho, steps=self.cg_steps, tolerance=self.cg_tolerance)
-        clean = mean + sigma**2 * transposed(pull)
+        downhill = -local.gradient(mean)
+        pull = rho * damped(local, downhill, rho, steps=self.cg_steps, tolerance=self.cg_tolerance)
+        move = sigma**2 * transposed(pull)
+        if self.bounded:
+            move = _length(local, downhill, pull, move) * move
+        clean = mean + move
         return Estimate(clean, (noisy - (mean if self.prior_noise else clean)) / sigma)
+
+
+def _length(likelihood: Gaussian, downhill: Tensor, pull: Tensor, move: Tensor) -> Tensor:
+    """argmin over t in [0, 1] of |A (D + t move) - y|^2 + t^2 move^H V^-1 move, where move = V pull."""
+    axes = len(likelihood.domain)
+    curvature = inner(move, likelihood.normal(move), axes) + inner(pull, move, axes)
+    return ratio(inner(downhill, move, axes), curvature).clamp(0, 1)
 
 
 class MomentMatched(Consistency):

@@ -12,8 +12,8 @@ from medrecon.errors import NotSupported
 from medrecon.linop.basic import Identity
 from medrecon.linop.operator import LinearOperator, Spectrum
 
-LIMIT = 4096
-"""Numbers in an image: the matrix of so many takes 256 MB in complex128, its eigenvectors about a minute."""
+LIMIT = 2048
+"""Numbers in an image: the matrix of so many takes 64 MB in complex128, its eigenvectors some ten seconds."""
 
 _CHUNK = 256
 """Unit images that go through the operator at once."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HEAD = """# Methods
 
-Made by `medrecon methods --markdown > docs/methods.md` from the table in `medrecon/recon/recipes.py`; do not edit.
+Made by `medrecon methods --markdown > docs/methods.md` from the tables in `medrecon/recon/`; do not edit.
 Every setting can be given as `--set name=value`, or as a keyword of `medrecon.reconstruct` and `medrecon.solve`. Columns are
 presets (`--preset NAME`; several samples take `sample` where there is one, else the first) with all their values; an empty cell: the
 preset has no such setting. Rows without code quotes are parts that a preset exchanges. `spread`: factor from the spread of the

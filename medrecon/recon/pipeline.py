@@ -328,12 +328,10 @@ def _keys(likelihood: Likelihood, slices: range) -> list[object]:
 def _result(job: _Job, volume: Volume, samples: Tensor | None, logs: list[dict[str, Any]], seconds: float) -> Reconstruction:
     facts = logs[0]["facts"]
     chi2 = [c for log in logs for c in (log["chi2"] or [])]
-    warnings = list(dict.fromkeys(w for log in logs for w in log["facts"]["warnings"]))
+    warnings = list(dict.fromkeys(w for log in logs for w in (*log["facts"]["warnings"], *log["warnings"])))
     warnings.extend(_foreign(job))
     if isinstance(job.scan, MRIScan) and job.scan.simulated:
         warnings.append("raw data simulated from an image: results look better than on measured data")
-    if chi2 and job.recipe.kind != "classical" and max(chi2) > 4:
-        warnings.append(f"the image explains the data badly (chi2 up to {max(chi2):.1f} per datum): check noise_std, maps and prior")
     if samples is not None and job.recipe.spread is None:
         warnings.append(f"preset {job.preset} of {job.recipe.name} does not sample the posterior: no standard deviation is given")
     if samples is not None and job.recipe.spread not in (None, 1.0):
@@ -353,6 +351,7 @@ def _result(job: _Job, volume: Volume, samples: Tensor | None, logs: list[dict[s
         "calibration": {k: v for k, v in facts.items() if k not in ("noise_std", "noise_source", "scale", "warnings")},
         "chi2": round(sum(chi2) / len(chi2), 4) if chi2 else None,
         "chi2_per_slice": chi2,
+        "evaluations": max((log["evaluations"] for log in logs), default=0.0),
         "batches": len(logs),
         "seconds": round(seconds, 2),
         "warnings": warnings,

@@ -1,0 +1,176 @@
+"""Methods that are an iteration of their own: with a prior, and classical ones without."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from medrecon.consistency.lowrank import low_rank
+from medrecon.iterate import Step
+from medrecon.prior.denoiser import Prior
+from medrecon.recon.recipe import Iteration, Recipe
+from medrecon.sample import ensemble, source, variational
+from medrecon.sample.ensemble import enkg
+from medrecon.sample.implicit_prior import drp
+from medrecon.sample.plug_and_play import half_quadratic, pnp_admm, pnp_fista, red
+from medrecon.sample.source import dflow
+from medrecon.sample.variational import reddiff
+from medrecon.solvers import classical
+from medrecon.solvers.likelihood import Likelihood
+from medrecon.tensors import Draw
+
+
+def _without_prior(solve: Callable[..., Iterator[Step]]) -> Iteration:
+    """A classical solver (likelihood, x, **settings) as an `Iteration`, keeping its settings in sight."""
+
+    def iteration(prior: Prior | None, likelihood: Likelihood, x: Tensor, sigmas: Tensor, draw: Draw, **settings: Any) -> Iterator[Step]:
+        return solve(likelihood, x, **settings)
+
+    iteration.__signature__ = inspect.signature(solve)  # type: ignore[attr-defined]
+    iteration.__name__ = solve.__name__
+    return iteration
+
+
+ALONE: tuple[Recipe, ...] = (
+    Recipe(
+        name="hir",
+        summary="Series of low rank: the axis (echoes, times, energies) from the data, the coefficient maps from a prior of images.",
+        reference="Pang et al. 2024, arXiv:2402.15865",
+        kind="biased",
+        iteration=low_rank,
+        needs=("prior", "noise", "linear", "series"),
+        presets={"default": {"steps": 50}, "paper": {"steps": 20, "rank": 3, "strength": 1.0, "eta": 0.0}},
+        remedy="lower rank or raise cg_steps",
+    ),
+    Recipe(
+        name="reddiff",
+        summary="Variational: the prior's estimate of added noise regularises least squares, from high to low noise.",
+        reference="Mardani et al. 2023, arXiv:2305.04391",
+        kind="point",
+        iteration=reddiff,
+        needs=("prior", "noise"),
+        settings={"steps": 100},
+        presets={"default": {}, "paper": {"steps": 1000}},
+        parts={"paper": {"iteration": variational.released}},
+        remedy="lower weight, or rate in preset paper",
+    ),
+    Recipe(
+        name="enkg",
+        summary="Ensemble Kalman guidance: particles instead of derivatives, for operators that can only be evaluated.",
+        reference="Zheng et al. 2024, arXiv:2409.20175; Emerick and Reynolds 2013, doi:10.1016/j.cageo.2012.03.011",
+        kind="point",
+        iteration=enkg,
+        needs=("prior", "noise"),
+        presets={
+            "default": {"steps": 50},
+            "sample": {"steps": 50},
+            "paper": {"steps": 80, "ensemble": 1024, "updates": 2, "weight": 2.0},
+        },
+        parts={
+            "sample": {"iteration": partial(enkg, outcome=ensemble.member), "kind": "biased"},
+            "paper": {"iteration": partial(enkg, update=ensemble.released)},
+        },
+        remedy="raise ensemble, or lower weight in preset paper",
+    ),
+    Recipe(
+        name="dflow",
+        summary="Optimises the noise from which the prior's flow makes an image, through the whole flow.",
+        reference="Ben-Hamu et al. 2024, arXiv:2402.14017",
+        kind="point",
+        iteration=dflow,
+        needs=("prior", "noise", "jacobian"),
+        settings={"steps": 20},
+        presets={"default": {}, "paper": {"blend": 0.1}},
+        parts={"paper": {"iteration": partial(dflow, penalty=source.shell)}},
+        remedy="raise flow_steps",
+    ),
+    Recipe(
+        name="drp",
+        summary="A network that restores degraded images as an implicit prior; with a denoiser the degradation is noise alone.",
+        reference="Hu et al. 2024, arXiv:2310.01391",
+        kind="point",
+        iteration=drp,
+        needs=("prior", "noise"),
+        settings={"steps": 100},
+        presets={"default": {}, "paper": {"steps": 200, "anneal": False}},
+        remedy="lower tau",
+    ),
+    Recipe(
+        name="pnp_admm",
+        summary="Plug-and-play ADMM: a denoiser in place of the prior's proximal step, with a dual.",
+        reference="Venkatakrishnan et al. 2013, doi:10.1109/GlobalSIP.2013.6737048; Zhang et al. 2021, arXiv:2008.13751 (dpir)",
+        kind="point",
+        iteration=pnp_admm,
+        needs=("prior", "noise"),
+        presets={"default": {}, "paper": {"steps": 100, "anneal": False}, "dpir": {"steps": 8}},
+        parts={"dpir": {"iteration": half_quadratic}},
+    ),
+    Recipe(
+        name="pnp_fista",
+        summary="Plug-and-play proximal gradients with momentum: a gradient step on the data, then a denoiser.",
+        reference="Kamilov et al. 2017, doi:10.1109/LSP.2017.2763583",
+        kind="point",
+        iteration=pnp_fista,
+        needs=("prior", "noise"),
+        settings={"steps": 100},
+        presets={"default": {}, "paper": {"anneal": False}},
+        remedy="set accelerated=false",
+    ),
+    Recipe(
+        name="red",
+        summary="Regularisation by denoising: what the denoiser removes is the prior's gradient.",
+        reference="Romano et al. 2017, arXiv:1611.02862; Reehorst and Schniter 2019, arXiv:1806.02296",
+        kind="point",
+        iteration=red,
+        needs=("prior", "noise"),
+        presets={"default": {}, "paper": {"steps": 200, "anneal": False, "accelerated": False}},
+        remedy="set accelerated=false",
+    ),
+    Recipe(
+        name="sense",
+        summary="Regularised least squares by conjugate gradients.",
+        reference="Pruessmann et al. 2001, doi:10.1002/mrm.1241",
+        kind="classical",
+        iteration=_without_prior(classical.least_squares),
+        settings={"steps": 30},
+    ),
+    Recipe(
+        name="l1_wavelet",
+        summary="Sparse wavelet coefficients (Daubechies 2) by FISTA.",
+        reference="Lustig, Donoho, Pauly 2007, doi:10.1002/mrm.21391",
+        kind="classical",
+        iteration=_without_prior(classical.wavelet_l1),
+        needs=("noise",),
+        settings={"steps": 100},
+    ),
+    Recipe(
+        name="tv",
+        summary="Isotropic total variation by a primal-dual iteration.",
+        reference="Block, Uecker, Frahm 2007, doi:10.1002/mrm.21236",
+        kind="classical",
+        iteration=_without_prior(classical.total_variation),
+        needs=("noise",),
+        settings={"steps": 200},
+    ),
+    Recipe(
+        name="zero_filled",
+        summary="The adjoint of the encoding applied to the data, coils combined by their maps.",
+        reference="",
+        kind="classical",
+        iteration=_without_prior(classical.zero_filled),
+        settings={"steps": 1},
+    ),
+    Recipe(
+        name="rss",
+        summary="Root of the sum of squares of the coil images, as fastMRI's targets are made; needs no maps.",
+        reference="Roemer et al. 1990, doi:10.1002/mrm.1910160203",
+        kind="classical",
+        iteration=_without_prior(classical.zero_filled),
+        settings={"steps": 1},
+        preparation={"combine": "rss", "whiten": False},
+    ),
+)
