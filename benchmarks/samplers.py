@@ -5,11 +5,11 @@
 
 FOLDER holds `train_mr.npz`, `train_mr_more.npz`, `test_mr.npz` (images (n, y, x), scale, subject, plane). MRI: four slices of
 four subjects that the prior never saw, low-pass filtered to 128 x 128 pixels, with a smooth phase, one coil, noise 0.02 (the
-99.5th percentile of the magnitude is 1), Poisson-disc masks x4 and x8 over both axes with a full centre of 12 x 12. Two draws of each
-slice (one at 100 steps) by every method's default preset (its settings, no tuning). PSNR and SSIM are fastMRI's, on the magnitude, of single
-draws; "of mean" is the PSNR of the mean of both. Diversity: rms difference of the two draws over sqrt(2), as a share of the
-rms error of a draw: 1 / sqrt(2) = 0.71 for draws of the posterior, 0 for a point estimate. Volumes and series (needs volume,
-series) have their own cases: eight neighbouring slices, and six echoes of one slice.
+99.5th percentile of the magnitude is 1), Poisson-disc masks x4 and x8 over both axes with a full centre of 12 x 12. Two draws of
+each slice (one at 100 steps) by every method's default preset: its settings, no tuning. PSNR and SSIM are fastMRI's, on the
+magnitude, of single draws; "of mean" is the PSNR of the mean of both. Diversity: rms difference of the two draws over sqrt(2), as
+a share of the rms error of a draw: 1 / sqrt(2) = 0.71 for draws of the posterior, 0 for a point estimate. Volumes and series
+(needs volume, series) have their own cases, at 50 steps: eight neighbouring slices, and six echoes of one slice.
 
 Results are kept one JSON line a case: call again to go on; several processes may share the work (--part 0/2, --part 1/2).
 """

@@ -82,7 +82,7 @@ class Trajectory:
         return int(self.ready.settings["steps"]) if self.ready.iteration is not None else len(self.levels) - 1
 
     def steps(self) -> Iterator[Step]:
-        ready, prior = self.ready, None if self.counted is None else self.plugins.around(self.counted)
+        ready, prior = self.ready, None if self.counted is None else self.plugins.around(self.counted, drawn=self.ready.spread is not None)
         if ready.iteration is not None:
             return ready.iteration(prior, self.likelihood, self.x, self.levels, self.draw, **ready.settings_for(ready.iteration))
         assert ready.consistency is not None
