@@ -13,6 +13,9 @@ from torch import Tensor
 Draw = Callable[[Tensor], Tensor]
 """draw(x): noise like x with unit variance per real component."""
 
+LEVEL_ROUNDS = 10
+"""Level and foreground define each other; they settle in two or three rounds."""
+
 
 def trailing(axes: int) -> tuple[int, ...]:
     """The last `axes` axes as negative indices."""
@@ -145,3 +148,20 @@ def quantile(x: Tensor, q: float) -> Tensor:
         raise ValueError("quantile of nothing")
     rank = min(flat.numel(), max(1, math.ceil(q * flat.numel())))
     return flat.kthvalue(rank).values
+
+
+def bright_level(magnitude: Tensor) -> Tensor:
+    """The brightness of bright tissue: the 99th percentile of the foreground, which is what is brighter than a tenth of it.
+
+    Unlike a percentile of all values it does not depend on how much empty background the image has, and unlike a maximum it does not follow
+    single bright values. For images half filled it is about the 99.5th percentile of all. Zero where there is no image.
+    """
+    level = quantile(magnitude, 0.995)
+    for _ in range(LEVEL_ROUNDS):
+        foreground = magnitude[magnitude > level / 10]
+        if foreground.numel() == 0:
+            break
+        last, level = level, quantile(foreground, 0.99)
+        if bool(level == last):
+            break
+    return level

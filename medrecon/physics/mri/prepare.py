@@ -23,7 +23,7 @@ from medrecon.physics.mri.sensitivity import Calibration, from_centre, from_refe
 from medrecon.physics.mri.survey import Survey, brightness, read_slices, survey, whitened_blocks
 from medrecon.physics.scan import Problem, SliceArray
 from medrecon.solvers.likelihood import Gaussian
-from medrecon.tensors import quantile
+from medrecon.tensors import bright_level
 
 SMALLEST_CENTRE = 8
 """A centre narrower than this calibrates nothing."""
@@ -159,7 +159,7 @@ def _rough_scale(scan: MRIScan, found: Survey, plan: Preparation) -> float:
     for z in range(0, scan.n_slices, max(1, scan.n_slices // 8)):
         kspace, _ = read_slices(scan, found.mask, z, z + 1, plan.nan)
         peaks.append(rss(ifft(kspace, axes), -scan.image_axes - 1).flatten())
-    level = float(quantile(torch.cat(peaks), 0.995))
+    level = float(bright_level(torch.cat(peaks)))
     if not level > 0:
         raise BadInput("k-space is zero: there is no image to reconstruct")
     return level / float(found.mask.double().mean()) ** 0.5

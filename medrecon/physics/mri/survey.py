@@ -14,7 +14,7 @@ from medrecon.physics.mri.calibration import calibration_size
 from medrecon.physics.mri.coils import rss
 from medrecon.physics.mri.scan import MRIScan
 from medrecon.physics.noise import EdgeSamples, NoiseEstimate, Whitener, edge_samples, estimate, mix_coils, noise_covariance, whitener
-from medrecon.tensors import centre_crop, centre_pad, quantile
+from medrecon.tensors import bright_level, centre_crop, centre_pad
 
 FINER = 4
 """The low-resolution image behind the scale is looked at on a grid this much finer than its own."""
@@ -158,7 +158,7 @@ def _noise(
 
 
 def brightness(blocks: Tensor, matrix: tuple[int, ...], crop: tuple[int, ...]) -> float:
-    """99.5th percentile over the volume of the root sum of squares seen through the k-space centre `blocks`.
+    """`bright_level` over the volume of the root sum of squares seen through the k-space centre `blocks`.
 
     blocks (slice, coil, *centre); `matrix`: the encoded size; `crop`: the shown size in the last axes (oversampling
     removed). Evaluated on a grid a few times finer than the block, which is all that its bandwidth holds.
@@ -171,7 +171,7 @@ def brightness(blocks: Tensor, matrix: tuple[int, ...], crop: tuple[int, ...]) -
         gain *= (f / n) ** 0.5
     shown = [max(1, round(f * c / n)) for f, c, n in zip(fine, crop, matrix, strict=True)]
     images = [centre_crop(rss(ifft(centre_pad(block, fine), trailing), -axes - 1), shown) for block in blocks]
-    return float(quantile(torch.stack(images), 0.995)) * gain
+    return float(bright_level(torch.stack(images))) * gain
 
 
 def whitened_blocks(found: Survey) -> Tensor | None:
