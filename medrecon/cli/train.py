@@ -18,7 +18,10 @@ def train(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The weights to write, .safetensors; the card lies beside.", show_default=False)
     ],
-    field: Annotated[str, typer.Option("--field", help="complex (MRI) or real (CT).")] = "complex",
+    modality: Annotated[
+        str | None, typer.Option("--modality", help="mr, ct (HU), ultrasound (8-bit B-mode) or generic.", show_default="mr, or the domain")
+    ] = None,
+    field: Annotated[str | None, typer.Option("--field", help="complex or real.", show_default="that of the modality")] = None,
     iterations: Annotated[int, typer.Option("--iterations", min=1, help="Optimiser steps.")] = 20000,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Patches a step.")] = 16,
     patch: Annotated[int, typer.Option("--patch", min=16, help="Side of a patch in pixels.")] = 64,
@@ -31,20 +34,24 @@ def train(
         list[str] | None,
         typer.Option("--validate", metavar="SUBJECT", help="For the error curve only; may be repeated.", show_default="every tenth"),
     ] = None,
-    domain: Annotated[str, typer.Option("--domain", help="What the images show: brain, knee, ...")] = "custom",
+    domain: Annotated[
+        str, typer.Option("--domain", help="What the images show: brain, knee, ...; a modality's name chooses it.")
+    ] = "custom",
     licence: Annotated[str, typer.Option("--licence", help="Of the images, for the card.")] = "not stated",
     seed: Seed = 0,
     dry_run: DryRun = False,
     force: Force = False,
 ) -> None:
     """Train a prior on images. The same command goes on where an interrupted run stopped."""
+    from medrecon.study.modalities import GENERIC, MODALITIES
     from medrecon.study.train import TrainingRun, train_from_files
 
     check_targets([output, output.with_suffix(".md")], force)
     run = TrainingRun(
         data,
         output,
-        field=field,
+        modality=modality or (domain if domain in (*MODALITIES, GENERIC) else "mr"),
+        field=field or "",
         iterations=iterations,
         batch=batch,
         patch=patch,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from medrecon.prior.units import RELATIVE, Units
 from medrecon.tensors import Draw
 
 
@@ -37,6 +38,8 @@ class Prior(nn.Module, ABC):
     """How many trailing axes make one image."""
     domain_name: str = "any"
     """What it has seen: "brain", "ct", ... ("any": closed-form or handcrafted)."""
+    units: Units = RELATIVE
+    """How its images map to physical values."""
     remembers: bool = False
     """Whether `estimate` depends on earlier calls (duals, caches): then a sampler may call it only once along its path."""
     item_levels: bool = True

@@ -13,6 +13,7 @@ from medrecon.errors import BadInput
 from medrecon.prior.channels import from_channels, to_channels
 from medrecon.prior.denoiser import Prior
 from medrecon.prior.recompute import checkpointed
+from medrecon.prior.units import RELATIVE, Units
 
 
 def preconditioned(network: nn.Module, noisy: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
@@ -45,6 +46,7 @@ class NetworkPrior(Prior):
         error_curve: Sequence[Sequence[float]] = (),
         kappas: Sequence[Sequence[float]] = (),
         domain_name: str = "any",
+        units: Units = RELATIVE,
         card: Mapping[str, str] | None = None,
         images_at_once: int = 8,
         pixel_bytes: int = 0,
@@ -56,7 +58,7 @@ class NetworkPrior(Prior):
             raise BadInput(f"sigma_data = {sigma_data}, sigma_range = {sigma_range}: expected positive numbers, the range rising")
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.field, self.sigma_data, self.sigma_range, self.domain_name = field, sigma_data, sigma_range, domain_name
-        self.data_std = sigma_data
+        self.data_std, self.units = sigma_data, units
         self._curve = _log_curve(error_curve) if len(error_curve) else None
         self.kappas = sorted((float(a), float(b)) for a, b in kappas)
         self.card = dict(card or {})

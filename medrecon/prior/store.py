@@ -14,7 +14,9 @@ from torch import Tensor
 from medrecon.errors import BadInput, nearest
 from medrecon.files import atomic_file, check_readable
 from medrecon.prior.network import UNet
+from medrecon.prior.own import own_folder, own_weights
 from medrecon.prior.precondition import NetworkPrior
+from medrecon.prior.units import Units
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Where the shipped priors and their model cards lie."""
@@ -24,8 +26,8 @@ CHANNEL_BYTES = 38
 
 
 def available() -> dict[str, dict[str, Any]]:
-    """The shipped priors: name -> metadata of its file (field, domain, figures, ...), weights unread."""
-    return {path.stem: metadata(path) for path in sorted(WEIGHTS.glob("*.safetensors"))}
+    """The shipped priors and the user's own: name -> metadata of its file (field, domain, figures, ...), weights unread."""
+    return {path.stem: metadata(path) for path in (*own_weights(), *sorted(WEIGHTS.glob("*.safetensors")))}
 
 
 def card(name: str | os.PathLike[str]) -> str:
@@ -55,7 +57,7 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load(name: str | os.PathLike[str]) -> NetworkPrior:
-    """A shipped prior by name ("brain") or one of your own by path, ready to denoise on the CPU."""
+    """A prior by name ("brain", or one of your own that was imported) or by path, ready to denoise on the CPU."""
     from safetensors.torch import load_file
 
     path = _path(name)
@@ -76,6 +78,7 @@ def load(name: str | os.PathLike[str]) -> NetworkPrior:
             error_curve=facts["error_curve"],
             kappas=facts.get("kappas", ()),
             domain_name=facts.get("domain", path.stem),
+            units=Units.of(facts.get("units", {})),
             card=facts.get("card", {}),
             pixel_bytes=CHANNEL_BYTES * facts["network"]["widths"][0],
         )
@@ -96,8 +99,9 @@ def _path(name: str | os.PathLike[str]) -> Path:
     text = os.fspath(name)
     if text.endswith(".safetensors") or os.sep in text:
         return check_readable(text)
-    path = WEIGHTS / f"{text}.safetensors"
-    if not path.exists():
-        known = sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
-        raise BadInput(f"no prior named {text!r}: there are {', '.join(known) or 'none'}{nearest(text, known)}; or give a path")
-    return path
+    for folder in (WEIGHTS, own_folder()):
+        path = folder / f"{text}.safetensors"
+        if path.exists():
+            return path
+    known = sorted(p.stem for p in (*WEIGHTS.glob("*.safetensors"), *own_weights()))
+    raise BadInput(f"no prior named {text!r}: there are {', '.join(known) or 'none'}{nearest(text, known)}; or give a path")

@@ -16,7 +16,7 @@ class Wrapped(Prior):
         super().__init__()
         self.prior = prior
         self.field, self.sigma_range, self.data_std = prior.field, prior.sigma_range, prior.data_std
-        self.image_axes, self.domain_name = prior.image_axes, prior.domain_name
+        self.image_axes, self.domain_name, self.units = prior.image_axes, prior.domain_name, prior.units
         self.remembers, self.item_levels = self.remembers or prior.remembers, self.item_levels and prior.item_levels
 
     def denoise(self, noisy: Tensor, sigma: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
-"""Training images from files: npz archives, DICOM, NIfTI, fastMRI targets; patches with the augmentation of the field."""
+"""Training images from files: npz archives, DICOM, NIfTI, PNG, fastMRI targets."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,31 @@ from torch import Tensor
 
 from medrecon.errors import BadInput, nearest
 from medrecon.files import check_readable
+from medrecon.study.modalities import MODALITIES, Modality, kind_of
+from medrecon.volume import Volume
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Magnitude images (y, x), each scaled so that its 99.5th percentile is 1 (float16), and the subject of each."""
+    """Images (y, x) in their prior's units (float16), the subject of each and the name of its modality."""
 
     images: list[Array]
     subjects: list[str]
+    kinds: list[str]
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def kind(self, index: int) -> Modality:
+        """The modality of one image."""
+        return MODALITIES[self.kinds[index]]
+
+    def clipped(self, index: int) -> Array:
+        """One image (y, x), float32, within what patches of its modality show."""
+        clipped: Array = self.images[index].astype(np.float32).clip(0, self.kind(index).ceiling)
+        return clipped
 
     @property
     def digest(self) -> str:
@@ -56,58 +67,101 @@ class ImageSet:
                 known = sorted(set(self.subjects))
                 shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
                 raise BadInput(f"no subject {pattern!r} in the training data: there are {shown}{nearest(pattern, known)}")
-        chosen = [i for i, s in enumerate(self.subjects) if any(_named(s, p) for p in patterns) == keep]
-        return ImageSet([self.images[i] for i in chosen], [self.subjects[i] for i in chosen])
+        return self.chosen([i for i, s in enumerate(self.subjects) if any(_named(s, p) for p in patterns) == keep])
+
+    def chosen(self, indices: Iterable[int]) -> ImageSet:
+        """The images at the indices."""
+        places = list(indices)
+        return ImageSet([self.images[i] for i in places], [self.subjects[i] for i in places], [self.kinds[i] for i in places])
 
 
 def _named(subject: str, pattern: str) -> bool:
     return subject.startswith(pattern[:-1]) if pattern.endswith("*") else subject == pattern
 
 
-def read_images(paths: Sequence[Path]) -> ImageSet:
-    """All images under the given files and folders. One volume, DICOM folder or archive entry `subject` is one subject.
+def read_images(paths: Sequence[Path], modality: str = "mr") -> ImageSet:
+    """All images under the given files and folders, in the units of the modality.
 
-    npz archives hold `images` (n, y, x), optionally `subject` (n,). Everything else goes through `medrecon.read`.
-    Slices whose 99.5th percentile is zero are left out.
+    npz archives hold `images` (n, y, x), optionally `subject` (n,); everything else goes through `medrecon.read`, PNG through
+    its grey levels. One volume, DICOM folder or archive entry `subject` is one subject; volumes of one patient (DICOM's
+    PatientID, the `sub-...` of BIDS names) are one. Slices without content are left out.
     """
     images: list[Array] = []
     subjects: list[str] = []
+    kinds: list[str] = []
+    names: dict[str, str] = {}
     for path in paths:
-        for name, slices in _slices(Path(path)):
-            for image in slices:
-                level = float(np.quantile(image, 0.995))
-                if not math.isfinite(level):
-                    raise BadInput(f"{path}: an image of subject {name!r} holds NaN or infinity: mend it or leave the file out")
-                if level > 0:
-                    images.append((image / level).clip(0, 4).astype(np.float16))
+        for part in _parts(Path(path)):
+            name = names.setdefault(part.patient, part.name) if part.patient else part.name
+            for image in part.slices:
+                kind = kind_of(modality, image, part.source)
+                try:
+                    scaled = kind.scaled(image)
+                except BadInput as error:
+                    raise BadInput(f"{path}: an image of subject {name!r} cannot be trained on as {kind.name}: {error}") from error
+                if scaled is not None:
+                    images.append(scaled)
                     subjects.append(name)
+                    kinds.append(kind.name)
     if not images:
-        raise BadInput(f"no image found in {', '.join(map(str, paths))}: give npz archives, DICOM or NIfTI files or folders of them")
-    return ImageSet(images, subjects)
+        raise BadInput(f"no image found in {', '.join(map(str, paths))}: give npz archives, DICOM, NIfTI or PNG files or folders of them")
+    return ImageSet(images, subjects, kinds)
 
 
-def _slices(path: Path) -> Iterable[tuple[str, Array]]:
+@dataclass(frozen=True)
+class _Part:
+    """Slices (n, y, x) that belong together; `source` is DICOM's Modality or "", `patient` what tells patients apart or ""."""
+
+    name: str
+    slices: Array
+    source: str = ""
+    patient: str = ""
+
+
+def _parts(path: Path) -> Iterable[_Part]:
     from medrecon.io import read
     from medrecon.io.dicom_read import recognises
+    from medrecon.io.fastmri_target import read_target
 
     check_readable(path)
     if path.is_dir() and not any(file.is_file() and recognises(file) for file in path.iterdir()):
         for entry in sorted(p for p in path.iterdir() if not p.name.startswith(".")):
-            yield from _slices(entry)
+            yield from _parts(entry)
         return
     archive = _archive(path) if path.suffix == ".npz" else None
     if archive is not None:
         for image, name in zip(*archive, strict=True):
-            yield str(name), np.abs(image[None]).astype(np.float32)
+            yield _Part(str(name), image[None])
+        return
+    if path.suffix.lower() == ".png":
+        yield _Part(path.stem, _grey(path)[None])
         return
     volume = read(path)
-    image = getattr(volume, "magnitude", None)
-    if image is None:
-        raise BadInput(f"{path}: raw data; training takes images: reconstruct them first")
-    yield (
-        path.name if path.is_dir() else path.name.removesuffix(".gz").rpartition(".")[0] or path.name,
-        np.abs(image.numpy().reshape(-1, *volume.grid.shape[-2:])).astype(np.float32),
-    )
+    name = path.name if path.is_dir() else path.name.removesuffix(".gz").rpartition(".")[0] or path.name
+    if not isinstance(volume, Volume):
+        yield _Part(name, read_target(path).numpy(), "MR", _patient(getattr(volume, "study", {})))
+        return
+    slices = volume.magnitude.image.numpy().reshape(-1, *volume.grid.shape[-2:])
+    bids = name.partition("_")[0] if name.startswith("sub-") else ""
+    told = "CT" if volume.units == "HU" else volume.modality if volume.facts else ""
+    yield _Part(name, slices, told, _patient(volume.facts) or bids)
+
+
+def _patient(facts: Mapping[str, Any]) -> str:
+    """The patient's number, "" where it is left out or a placeholder that many patients share."""
+    number = str(facts.get("PatientID", "")).strip()
+    return "" if number.lower().startswith(("anon", "unknown", "none", "no name")) or not number.strip("0") else number
+
+
+def _grey(path: Path) -> Array:
+    """The grey levels of a picture (y, x)."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture if picture.mode in ("L", "I;16", "I") else picture.convert("L"))
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInput(f"{path}: not a readable PNG ({error})") from error
 
 
 def _archive(path: Path) -> tuple[Array, Array] | None:
@@ -125,54 +179,6 @@ def _archive(path: Path) -> tuple[Array, Array] | None:
             f"{path}: images {images.shape} of {images.dtype}, subjects {names.shape}: expected numbers (n, y, x) and one name each"
         )
     return images, names
-
-
-class Patches:
-    """Random patches as channel batches: flips, transposes, gain U(0.5, 1.15) and, for `complex` priors, a smooth phase.
-
-    Magnitude images have no phase; a random global, linear and quadratic one is put on 85 % of the patches, 15 % stay
-    real. Near-empty patches are redrawn, else air would dominate the loss.
-    """
-
-    def __init__(self, images: Sequence[Array], size: int, batch: int, field: str) -> None:
-        self.images, self.size, self.batch, self.field = images, size, batch, field
-        axis = np.linspace(-1, 1, size, dtype=np.float32)
-        self.y, self.x = np.meshgrid(axis, axis, indexing="ij")
-
-    def __call__(self, rng: np.random.Generator) -> Tensor:
-        """(batch, 2 or 1, size, size) float32."""
-        channels = 2 if self.field == "complex" else 1
-        out = np.zeros((self.batch, channels, self.size, self.size), np.float32)
-        for i in range(self.batch):
-            patch = self._patch(rng) * rng.uniform(0.5, 1.15)
-            if self.field == "complex" and rng.random() > 0.15:
-                phase = self._phase(rng)
-                out[i, 0], out[i, 1] = patch * np.cos(phase), patch * np.sin(phase)
-            else:
-                out[i, 0] = patch
-        return torch.from_numpy(out)
-
-    def _patch(self, rng: np.random.Generator) -> Array:
-        n = self.size
-        for _ in range(4):
-            image = self.images[int(rng.integers(len(self.images)))]
-            y, x = (int(rng.integers(max(1, m - n + 1))) for m in image.shape)
-            patch = image[y : y + n, x : x + n].astype(np.float32).clip(0, 1.2)
-            if patch.std() > 0.03:
-                break
-        short = [(0, n - m) for m in patch.shape]
-        if any(after for _, after in short):
-            patch = np.pad(patch, short, mode="symmetric")
-        if rng.random() < 0.5:
-            patch = patch[::-1]
-        if rng.random() < 0.5:
-            patch = patch[:, ::-1]
-        return patch.T if rng.random() < 0.5 else patch
-
-    def _phase(self, rng: np.random.Generator) -> Array:
-        c = rng.normal(size=5) * (1.2, 1.2, 0.8, 0.8, 0.8)
-        y, x = self.y, self.x
-        return rng.uniform(-math.pi, math.pi) + c[0] * y + c[1] * x + c[2] * y * x + c[3] * y * y + c[4] * x * x
 
 
 def with_phase(image: Array, seed: int) -> Tensor:

@@ -22,7 +22,10 @@ from medrecon.prior.losses import DenoisingLoss
 from medrecon.prior.network import UNET_FULL, UNet
 from medrecon.prior.precondition import NetworkPrior
 from medrecon.prior.train import Plan, train
-from medrecon.study.images import ImageSet, Patches, read_images, with_phase
+from medrecon.prior.units import Units
+from medrecon.study.images import ImageSet, read_images, with_phase
+from medrecon.study.modalities import default_field, units_of
+from medrecon.study.patches import Patches
 from medrecon.tensors import centre_crop, centre_pad, generator_for, quantile, unit_noise
 
 SIGMA_RANGE = (0.002, 20.0)
@@ -34,11 +37,13 @@ CALIB_LINES = (8, 12, 16, 20, 24, 32)
 @dataclass(frozen=True)
 class TrainingRun:
     """What `medrecon train` was asked for. `exclude`/`validate`: subjects (name or name*); validation images make the
-    error curve and are not trained on (none given: every tenth subject, at least one where there are three)."""
+    error curve and are not trained on (none given: every tenth subject, at least one where there are three). `field` "":
+    that of the modality."""
 
     data: Sequence[Path]
     out: Path
-    field: str = "complex"
+    modality: str = "mr"
+    field: str = ""
     iterations: int = 20000
     batch: int = 16
     patch: int = 64
@@ -50,9 +55,18 @@ class TrainingRun:
     domain: str = "custom"
     licence: str = "not stated"
 
+    def __post_init__(self) -> None:
+        natural = default_field(self.modality)
+        object.__setattr__(self, "field", self.field or natural)
+        if self.field not in ("complex", "real"):
+            raise BadInput(f"field {self.field!r}: expected complex or real")
+        if self.out.suffix != ".safetensors":
+            raise BadInput(f"{self.out}: weights are written as .safetensors: give a name that ends so")
+
     def command(self) -> str:
         """The shell line that repeats this run."""
-        parts = ["medrecon", "train", *(p.name for p in self.data), "-o", self.out.name, "--field", self.field]
+        parts = ["medrecon", "train", *(p.name for p in self.data), "-o", self.out.name]
+        parts += ["--modality", self.modality, "--field", self.field]
         parts += ["--iterations", str(self.iterations), "--batch", str(self.batch), "--patch", str(self.patch)]
         parts += ["--learning-rate", f"{self.learning_rate:g}", "--seed", str(self.seed), "--domain", self.domain]
         for flag, names in (("--exclude", self.exclude), ("--validate", self.validate)):
@@ -68,11 +82,7 @@ def train_from_files(run: TrainingRun, progress: Callable[[int, int, str], None]
 
     Returns the path of the `.safetensors`; the model card lies beside it as `.md`.
     """
-    if run.field not in ("complex", "real"):
-        raise BadInput(f"field {run.field!r}: expected complex or real")
-    if run.out.suffix != ".safetensors":
-        raise BadInput(f"{run.out}: weights are written as .safetensors: give a name that ends so")
-    everything = read_images(run.data)
+    everything = read_images(run.data, run.modality)
     images = everything.without(run.exclude) if run.exclude else everything
     learn, check = _split(images, run.validate)
     channels = 2 if run.field == "complex" else 1
@@ -84,7 +94,7 @@ def train_from_files(run: TrainingRun, progress: Callable[[int, int, str], None]
         network, sigma_data = _initial(run.init, run.field)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     plan = Plan(run.iterations, run.learning_rate, seed=run.seed)
-    patches = Patches(learn.images, run.patch, run.batch, run.field)
+    patches = Patches(learn, run.patch, run.batch, run.field)
     checkpoint = run.out.with_suffix(".checkpoint")
     start = time.monotonic()
 
@@ -98,6 +108,8 @@ def train_from_files(run: TrainingRun, progress: Callable[[int, int, str], None]
         "patch": run.patch,
         "init": None if run.init is None else sha256(run.init),
         "images": learn.digest,
+        # Left out for the first modality, so that its older checkpoints go on.
+        "modality": None if run.modality == "mr" else run.modality,
     }
     weights = train(network, DenoisingLoss(sigma_data), patches, plan, checkpoint, report, circumstances=circumstances)
     minutes = (time.monotonic() - start) / 60
@@ -107,16 +119,18 @@ def train_from_files(run: TrainingRun, progress: Callable[[int, int, str], None]
         field=run.field,
         sigma_data=sigma_data,
         sigma_range=SIGMA_RANGE,
+        units=units_of(run.modality),
     )
     curve = error_curve(prior, check)
     facts = {
         "network": network.settings,
         "field": run.field,
         "domain": run.domain,
+        "units": prior.units.facts(),
         "sigma_data": sigma_data,
         "sigma_range": SIGMA_RANGE,
         "error_curve": curve,
-        "kappas": [[n, kappa(learn, n)] for n in CALIB_LINES],
+        "kappas": kappas(learn),
         "card": {
             "training subjects": ", ".join(sorted(set(learn.subjects))),
             "training images": str(len(learn)),
@@ -161,13 +175,13 @@ def _split(images: ImageSet, validate: Sequence[str]) -> tuple[ImageSet, ImageSe
 
 
 def _rms(images: ImageSet) -> float:
-    squares = [float(np.square(image.astype(np.float32).clip(0, 1.2)).mean()) for image in images.images[::7]]
+    squares = [float(np.square(images.clipped(i)).mean()) for i in range(0, len(images), 7)]
     return float(np.sqrt(np.mean(squares)))
 
 
 def _examples(prior: NetworkPrior, images: ImageSet, count: int) -> list[Tensor]:
     chosen = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))
-    raw = [images.images[i].astype(np.float32).clip(0, 1.2) for i in chosen]
+    raw = [images.clipped(int(i)) for i in chosen]
     return [with_phase(a, int(i)) if prior.field == "complex" else torch.from_numpy(a) for i, a in zip(chosen, raw, strict=True)]
 
 
@@ -195,6 +209,12 @@ def _squared_error(prior: NetworkPrior, examples: Sequence[Tensor], sigma: float
     return total / len(examples)
 
 
+def kappas(images: ImageSet) -> list[list[float]]:
+    """Pairs (lines, kappa) from the images without a physical scale; none where all have one."""
+    relative = images.chosen(i for i in range(len(images)) if not images.kind(i).units.physical)
+    return [[n, kappa(relative, n)] for n in CALIB_LINES] if len(relative) else []
+
+
 def kappa(images: ImageSet, lines: int, count: int = 24) -> float:
     """Mean ratio of the 99.5th percentiles of the images seen through a k-space centre of lines x lines and of the images."""
     chosen = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))
@@ -211,19 +231,19 @@ def model_card(name: str, facts: Mapping[str, Any], psnr: Mapping[float, float])
     """Markdown: what it is, data and licence, how to repeat it, figures, error curve, limits."""
     rows = "\n".join(f"| {s:g} | {-20 * np.log10(s):.2f} | {p:.2f} |" for s, p in psnr.items())
     curve = "\n".join(f"| {s:.4g} | {e:.4g} |" for s, e in facts["error_curve"])
-    kappas = ", ".join(f"{int(a)}: {b:g}" for a, b in facts["kappas"])
+    lines = ", ".join(f"{int(a)}: {b:g}" for a, b in facts["kappas"])
+    kappas = f"Ratio kappa of the 99.5th percentile seen through a k-space centre of n x n, n: kappa = {lines}.\n\n" if lines else ""
     card = "\n".join(f"- **{key}**: {value}" for key, value in facts["card"].items())
+    phase = "Magnitude images were given a smooth synthetic phase; no raw data were trained on.\n\n" if facts["field"] == "complex" else ""
     return f"""# Prior `{name}`
 
 A denoiser of {facts["field"]} 2-D images (domain: {facts["domain"]}) for noise levels {facts["sigma_range"][0]} to
-{facts["sigma_range"][1]} per real component, in units where the 99.5th percentile of the magnitude is 1.
+{facts["sigma_range"][1]} per real component, in units where {_scale(Units.of(facts["units"]))}.
 Network: {facts["network"]}, EDM preconditioning with sigma_data {facts["sigma_data"]}.
 
 {card}
 
-Magnitude images were given a smooth synthetic phase; no raw data were trained on.
-
-## Denoising on the validation subjects (PSNR in dB per real component, peak 1)
+{phase}## Denoising on the validation subjects (PSNR in dB per real component, peak 1)
 
 | sigma | noisy | denoised |
 |---|---|---|
@@ -235,10 +255,15 @@ Magnitude images were given a smooth synthetic phase; no raw data were trained o
 |---|---|
 {curve}
 
-Ratio kappa of the 99.5th percentile seen through a k-space centre of n x n, n: kappa = {kappas}.
+{kappas}## Limits
 
-## Limits
-
-It knows the contrasts and the anatomy of its training subjects and smooth phases. Anything else (pathology, implants,
-other organs, strong phase) is out of its domain: look at the residual and at an independent reconstruction.
+It knows the contrasts and the anatomy of its training subjects{" and smooth phases" if facts["field"] == "complex" else ""}. Anything
+else (pathology, implants, other organs, strong phase) is out of its domain: look at the residual and at an independent reconstruction.
 """
+
+
+def _scale(units: Units) -> str:
+    """What 1 is, in words."""
+    if not units.physical:
+        return "the 99.5th percentile of the magnitude is 1"
+    return f"x = (value - ({units.offset:g})) / {units.gain:g} for values in {units.name}, clipped to {units.low:g} to {units.high:g}"

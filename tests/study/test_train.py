@@ -14,7 +14,8 @@ import torch
 from medrecon.errors import BadInput
 from medrecon.prior import store
 from medrecon.study import train as study
-from medrecon.study.images import Patches, read_images, with_phase
+from medrecon.study.images import ImageSet, read_images, with_phase
+from medrecon.study.patches import Patches
 from medrecon.study.train import TrainingRun, train_from_files
 
 SMALL = {"widths": (4, 6), "blocks": (1, 1), "embedding": 8}
@@ -207,7 +208,7 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("field", ["complex", "real"])
 def test_patches_have_one_size_for_images_of_any(shape: tuple[int, int], field: str) -> None:
     image = np.random.default_rng(0).random(shape).astype(np.float16)
-    patches = Patches([image], 16, 8, field)
+    patches = Patches(ImageSet([image], ["anna"], ["mr"]), 16, 8, field)
     batch = patches(np.random.default_rng(1))
     assert batch.shape == (8, 2 if field == "complex" else 1, 16, 16)
     assert torch.equal(batch, patches(np.random.default_rng(1)))
