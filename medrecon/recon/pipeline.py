@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -24,17 +25,14 @@ from medrecon.physics.mri.scan import MRIScan
 from medrecon.physics.scan import Problem, Scan
 from medrecon.prior import store
 from medrecon.prior.denoiser import Prior
+from medrecon.recon.domains import automatic, foreign
 from medrecon.recon.recipe import Recipe
 from medrecon.recon.recipes import recipe
 from medrecon.recon.solve import Progress, Solution, deviation, resolved, run_recipe
 from medrecon.solvers.likelihood import Gaussian, Likelihood
 from medrecon.volume import Volume
 
-AUTO = {"mri": "brain"}
-"""The prior that "auto" means for each modality."""
-
-BODY_PARTS = {"brain": ("BRAIN", "HEAD", "SKULL")}
-"""What scans call the body parts that a prior knows; others are called like the prior's domain."""
+logger = logging.getLogger(__name__)
 
 FIRST_USE = 40 << 20
 """Memory that libraries take when they are first used: transform plans, thread stacks, code."""
@@ -74,6 +72,7 @@ class _Job:
     preset: str | None
     prior: Prior | None
     prior_name: str | None
+    prior_choice: str | None
     device: torch.device
     budget: int
     preparation: dict[str, Any]
@@ -161,6 +160,7 @@ def plan(
         "method": method,
         "preset": job.preset,
         "prior": job.prior_name,
+        "prior_choice": job.prior_choice,
         "device": str(job.device),
         "slices": items,
         "slices_per_batch": batch,
@@ -198,7 +198,9 @@ def _job(
     preparation, own = _split(settings, method, preset, samples)
     ready, chosen = resolved(method, preset, samples, steps, own)
     where = choose_device(device)
-    denoiser, name = _prior(prior, ready, scan)
+    denoiser, name, choice = _prior(prior, ready, scan)
+    if choice is not None:
+        logger.info(choice)
     if denoiser is not None:
         denoiser = denoiser.to(where)
         preparation["kappa"] = denoiser.scale
@@ -206,7 +208,7 @@ def _job(
         if isinstance(preparation.get(key), (str, os.PathLike)):
             preparation[key] = _loaded(preparation[key], key)
     budget = max_memory if max_memory is not None else memory_budget(where)
-    return _Job(scan, ready, chosen, denoiser, name, where, budget, {**ready.preparation, **preparation}, samples, seed)
+    return _Job(scan, ready, chosen, denoiser, name, choice, where, budget, {**ready.preparation, **preparation}, samples, seed)
 
 
 def _split(settings: dict[str, Any], method: str, preset: str | None, samples: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -224,31 +226,19 @@ def _split(settings: dict[str, Any], method: str, preset: str | None, samples: i
     )
 
 
-def _prior(prior: str | os.PathLike[str] | Prior, ready: Recipe, scan: Scan) -> tuple[Prior | None, str | None]:
+def _prior(prior: str | os.PathLike[str] | Prior, ready: Recipe, scan: Scan) -> tuple[Prior | None, str | None, str | None]:
+    """The prior, its name, and why it is this one where nobody named it."""
     if "prior" not in ready.needs:
-        return None, None
+        return None, None, None
     if isinstance(prior, Prior):
-        return prior, prior.domain_name
-    name = os.fspath(prior)
+        return prior, prior.domain_name, None
+    name, choice = os.fspath(prior), None
     if name == "auto":
-        if scan.modality not in AUTO:
-            raise NotSupported(f"no prior is shipped for {scan.modality} yet: give one (--prior FILE)")
-        name = AUTO[scan.modality]
+        name, choice = automatic(scan)
     loaded = store.load(name)
     if scan.modality == "mri" and loaded.field != "complex":
         raise BadInput(f"prior {name!r} denoises {loaded.field} images, MRI images are complex: choose a complex prior (medrecon priors)")
-    return loaded, name
-
-
-def _foreign(job: _Job) -> list[str]:
-    """A warning where the scan says that it shows another body part than the prior has seen."""
-    part = str(job.scan.study.get("BodyPartExamined", "")).upper()
-    domain = "any" if job.prior is None else job.prior.domain_name
-    if domain == "any" or not part or part in BODY_PARTS.get(domain, (domain.upper(),)):
-        return []
-    return [
-        f"prior {job.prior_name!r} has seen {domain} images, the scan says {part}: expect invented detail; use l1_wavelet or tv instead"
-    ]
+    return loaded, name, choice
 
 
 def _loaded(path: str | os.PathLike[str], what: str) -> Any:
@@ -329,7 +319,8 @@ def _result(job: _Job, volume: Volume, samples: Tensor | None, logs: list[dict[s
     facts = logs[0]["facts"]
     chi2 = [c for log in logs for c in (log["chi2"] or [])]
     warnings = list(dict.fromkeys(w for log in logs for w in (*log["facts"]["warnings"], *log["warnings"])))
-    warnings.extend(_foreign(job))
+    if job.prior is not None:
+        warnings.extend(foreign(job.prior, str(job.prior_name), job.scan))
     if isinstance(job.scan, MRIScan) and job.scan.simulated:
         warnings.append("raw data simulated from an image: results look better than on measured data")
     if samples is not None and job.recipe.spread is None:
@@ -341,6 +332,7 @@ def _result(job: _Job, volume: Volume, samples: Tensor | None, logs: list[dict[s
         "preset": job.preset,
         "reference": job.recipe.reference,
         "prior": job.prior_name,
+        "prior_choice": job.prior_choice,
         "settings": {k: v for k, v in job.recipe.told().items() if isinstance(v, (str, int, float, bool, type(None)))},
         "samples": job.samples,
         "seed": job.seed,
