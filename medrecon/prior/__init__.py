@@ -1,9 +1,22 @@
 """Priors: denoisers of plausible images, closed-form and trained, and what can be put around them."""
 
+from medrecon.prior.adapters import FromModule, from_deepinverse
 from medrecon.prior.cache import Cached
 from medrecon.prior.calibrated import Calibrated, calibration
 from medrecon.prior.denoiser import Estimate, Prior
 from medrecon.prior.gaussian import Gaussian, GaussianMixture, StationaryGaussian
+from medrecon.prior.parametrisation import (
+    DiscreteTime,
+    GeometricTime,
+    Noising,
+    RectifiedFlow,
+    VarianceExploding,
+    VariancePreserving,
+    chain,
+    ddpm_cosine,
+    ddpm_linear,
+    whole,
+)
 from medrecon.prior.quantise import quantised
 from medrecon.prior.store import available, card, load
 from medrecon.prior.tiles import Tiled, exactly_tiled
@@ -12,17 +25,29 @@ from medrecon.prior.time_shift import TimeShifted
 __all__ = [
     "Cached",
     "Calibrated",
+    "DiscreteTime",
     "Estimate",
+    "FromModule",
     "Gaussian",
     "GaussianMixture",
+    "GeometricTime",
+    "Noising",
     "Prior",
+    "RectifiedFlow",
     "StationaryGaussian",
     "Tiled",
     "TimeShifted",
+    "VarianceExploding",
+    "VariancePreserving",
     "available",
     "calibration",
     "card",
+    "chain",
+    "ddpm_cosine",
+    "ddpm_linear",
     "exactly_tiled",
+    "from_deepinverse",
     "load",
     "quantised",
+    "whole",
 ]

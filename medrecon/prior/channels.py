@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def to_channels(image: Tensor) -> Tensor:
@@ -18,3 +21,13 @@ def from_channels(channels: Tensor) -> Tensor:
     if channels.shape[1] == 1:
         return channels.squeeze(1)
     return torch.view_as_complex(channels.permute(0, *range(2, channels.ndim), 1).contiguous())
+
+
+def padded(channels: Tensor, multiple: int) -> Tensor:
+    """Each image axis reflected up to the next multiple; an image too small to be reflected repeats its border."""
+    sizes = channels.shape[2:]
+    missing = [-n % multiple for n in sizes]
+    if not any(missing):
+        return channels
+    mode = "reflect" if all(more < n for more, n in zip(missing, sizes, strict=True)) else "replicate"
+    return F.pad(channels, tuple(chain.from_iterable((0, more) for more in reversed(missing))), mode=mode)

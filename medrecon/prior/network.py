@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medrecon.prior.channels import padded
 from medrecon.prior.recompute import checkpointed
 
 UNET_FULL = {"widths": (24, 48, 96, 160), "blocks": (1, 2, 2, 2), "embedding": 128}
@@ -79,7 +80,7 @@ class UNet(nn.Module):
         phase = level[:, None] * self.frequencies
         embedded = self.level(torch.cat([phase.sin(), phase.cos()], 1))
         y, x_size = x.shape[-2:]
-        h = checkpointed(_entered, self.stem, self.down[0], _padded(x, 2 ** len(self.halve)), embedded)
+        h = checkpointed(_entered, self.stem, self.down[0], padded(x, 2 ** len(self.halve)), embedded)
         skips = []
         for halve, blocks in zip(self.halve, self.down[1:], strict=True):
             skips.append(h)
@@ -113,12 +114,3 @@ def _merged(enlarge: nn.Module, blocks: nn.Module, h: Tensor, skip: Tensor, embe
     """A level on the way up."""
     found: Tensor = blocks(enlarge(h) + skip, embedded)
     return found
-
-
-def _padded(x: Tensor, multiple: int) -> Tensor:
-    """Reflected up to the next multiple; an image too small to be reflected repeats its border."""
-    bottom, right = (-x.shape[-2]) % multiple, (-x.shape[-1]) % multiple
-    if not bottom and not right:
-        return x
-    mode = "reflect" if bottom < x.shape[-2] and right < x.shape[-1] else "replicate"
-    return F.pad(x, (0, right, 0, bottom), mode=mode)
