@@ -4,6 +4,7 @@ from medrecon.prior.adapters import FromModule, from_deepinverse
 from medrecon.prior.cache import Cached
 from medrecon.prior.calibrated import Calibrated, calibration
 from medrecon.prior.denoiser import Estimate, Prior
+from medrecon.prior.diffusers_folder import from_diffusers
 from medrecon.prior.gaussian import Gaussian, GaussianMixture, StationaryGaussian
 from medrecon.prior.parametrisation import (
     DiscreteTime,
@@ -47,6 +48,7 @@ __all__ = [
     "ddpm_linear",
     "exactly_tiled",
     "from_deepinverse",
+    "from_diffusers",
     "load",
     "quantised",
     "whole",

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from medrecon.errors import BadInput, nearest
 from medrecon.files import atomic_file, check_readable
+from medrecon.prior.denoiser import Prior
+from medrecon.prior.diffusers_folder import from_diffusers, is_diffusers_folder
 from medrecon.prior.network import UNet
 from medrecon.prior.own import own_folder, own_weights
 from medrecon.prior.precondition import NetworkPrior
@@ -56,8 +58,17 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
-def load(name: str | os.PathLike[str]) -> NetworkPrior:
-    """A prior by name ("brain", or one of your own that was imported) or by path, ready to denoise on the CPU."""
+def load(name: str | os.PathLike[str]) -> Prior:
+    """A prior by name ("brain", or one of your own that was imported) or by path, ready to denoise on the CPU.
+
+    The path is a file that `medrecon train` wrote, or a folder of diffusers, see `from_diffusers`.
+    """
+    path = _path(name)
+    return from_diffusers(path) if is_diffusers_folder(path) else load_network(path)
+
+
+def load_network(name: str | os.PathLike[str]) -> NetworkPrior:
+    """The same for medrecon's own weights alone."""
     from safetensors.torch import load_file
 
     path = _path(name)
@@ -103,5 +114,7 @@ def _path(name: str | os.PathLike[str]) -> Path:
         path = folder / f"{text}.safetensors"
         if path.exists():
             return path
+    if is_diffusers_folder(text):
+        return Path(text)
     known = sorted(p.stem for p in (*WEIGHTS.glob("*.safetensors"), *own_weights()))
     raise BadInput(f"no prior named {text!r}: there are {', '.join(known) or 'none'}{nearest(text, known)}; or give a path")

@@ -4,41 +4,39 @@ from __future__ import annotations
 
 import math
 import shlex
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
-from torch import Tensor
 
-from medrecon.errors import BadInput
+from medrecon.compute import GIB, choose_device
+from medrecon.errors import BadInput, nearest
 from medrecon.files import atomic_file, sha256
-from medrecon.linop.fourier import fft, ifft
 from medrecon.prior import store
-from medrecon.prior.losses import DenoisingLoss
-from medrecon.prior.network import UNET_FULL, UNet
+from medrecon.prior.losses import HIGH, LOW, OBJECTIVES, DenoisingLoss
+from medrecon.prior.network import NETWORKS, UNet
+from medrecon.prior.precision import BFloat16, faster_precision, step_seconds
 from medrecon.prior.precondition import NetworkPrior
-from medrecon.prior.train import Plan, train
-from medrecon.prior.units import Units
-from medrecon.study.images import ImageSet, read_images, with_phase
+from medrecon.prior.train import Plan, settings_of, train
+from medrecon.study.card import model_card
+from medrecon.study.course import Course
+from medrecon.study.images import ImageSet, read_images
+from medrecon.study.measures import denoising_psnr, error_curve, kappas
 from medrecon.study.modalities import default_field, units_of
 from medrecon.study.patches import Patches
-from medrecon.tensors import centre_crop, centre_pad, generator_for, quantile, unit_noise
 
-SIGMA_RANGE = (0.002, 20.0)
-CURVE_SIGMAS = np.geomspace(0.01, 20.0, 16)
-CARD_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5)
-CALIB_LINES = (8, 12, 16, 20, 24, 32)
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
 class TrainingRun:
     """What `medrecon train` was asked for. `exclude`/`validate`: subjects (name or name*); validation images make the
     error curve and are not trained on (none given: every tenth subject, at least one where there are three). `field` "":
-    that of the modality."""
+    that of the modality. `precision` "auto": as a short timing says. Every `report_every` iterations: PSNR and pictures."""
 
     data: Sequence[Path]
     out: Path
@@ -54,14 +52,26 @@ class TrainingRun:
     validate: Sequence[str] = ()
     domain: str = "custom"
     licence: str = "not stated"
+    objective: str = "edm"
+    network: str = "unet_full"
+    precision: str = "auto"
+    device: str = "cpu"
+    report_every: int = 500
 
     def __post_init__(self) -> None:
         natural = default_field(self.modality)
         object.__setattr__(self, "field", self.field or natural)
-        if self.field not in ("complex", "real"):
-            raise BadInput(f"field {self.field!r}: expected complex or real")
+        _one_of("field", self.field, ("complex", "real"))
+        _one_of("objective", self.objective, tuple(OBJECTIVES))
+        _one_of("network", self.network, tuple(NETWORKS))
+        _one_of("precision", self.precision, PRECISIONS)
         if self.out.suffix != ".safetensors":
             raise BadInput(f"{self.out}: weights are written as .safetensors: give a name that ends so")
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where it goes on from; gone when the run is complete."""
+        return self.out.with_suffix(".checkpoint")
 
     def command(self) -> str:
         """The shell line that repeats this run."""
@@ -69,6 +79,13 @@ class TrainingRun:
         parts += ["--modality", self.modality, "--field", self.field]
         parts += ["--iterations", str(self.iterations), "--batch", str(self.batch), "--patch", str(self.patch)]
         parts += ["--learning-rate", f"{self.learning_rate:g}", "--seed", str(self.seed), "--domain", self.domain]
+        for flag, value, usual in (
+            ("--objective", self.objective, "edm"),
+            ("--network", self.network, "unet_full"),
+            ("--precision", self.precision, "auto"),
+            ("--device", self.device, "cpu"),
+        ):
+            parts += [] if value == usual else [flag, value]
         for flag, names in (("--exclude", self.exclude), ("--validate", self.validate)):
             for name in names:
                 parts += [flag, name]
@@ -77,85 +94,156 @@ class TrainingRun:
         return shlex.join(parts)
 
 
-def train_from_files(run: TrainingRun, progress: Callable[[int, int, str], None] | None = None) -> Path:
-    """Trains (or goes on training: a checkpoint lies beside `out` until the run is complete) and writes `out`.
+def _one_of(what: str, text: str, known: Sequence[str]) -> None:
+    if text not in known:
+        raise BadInput(f"{what} {text!r}: expected {' or '.join(known)}{nearest(text, known)}")
 
-    Returns the path of the `.safetensors`; the model card lies beside it as `.md`.
-    """
+
+@dataclass(frozen=True)
+class _Start:
+    """All that stands before the first step: images `everything`, those to learn from and to `check` on, and the network."""
+
+    everything: ImageSet
+    images: ImageSet
+    learn: ImageSet
+    check: ImageSet
+    network: UNet
+    loss: DenoisingLoss
+    patches: Patches
+    precision: str
+
+    @property
+    def half(self) -> bool:
+        return self.precision == "bfloat16"
+
+
+def _start(run: TrainingRun) -> _Start:
     everything = read_images(run.data, run.modality)
     images = everything.without(run.exclude) if run.exclude else everything
     learn, check = _split(images, run.validate)
-    channels = 2 if run.field == "complex" else 1
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
-        network = UNet(channels=channels, **UNET_FULL)  # type: ignore[arg-type]
-    sigma_data = round(_rms(learn) / math.sqrt(channels), 3)
-    if run.init is not None:
-        network, sigma_data = _initial(run.init, run.field)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    plan = Plan(run.iterations, run.learning_rate, seed=run.seed)
-    patches = Patches(learn, run.patch, run.batch, run.field)
-    checkpoint = run.out.with_suffix(".checkpoint")
-    start = time.monotonic()
+    network, sigma_data = _initial(run, learn)
+    network = network.to(choose_device(run.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loss, patches = OBJECTIVES[run.objective](sigma_data), Patches(learn, run.patch, run.batch, run.field)
+    return _Start(everything, images, learn, check, network, loss, patches, _precision(run, network, loss, patches))
 
-    def report(step: int, loss: float) -> None:
-        if progress is not None:
-            progress(step, run.iterations, f"loss {loss:.4f}")
 
-    circumstances = {
+def _precision(run: TrainingRun, network: UNet, loss: DenoisingLoss, patches: Patches) -> str:
+    """The precision asked for, that of the run that is gone on with, or the faster one."""
+    if run.precision != "auto":
+        return run.precision
+    if run.checkpoint.exists():
+        return settings_of(run.checkpoint).get("precision") or "float32"
+    return faster_precision(network, loss, patches(np.random.default_rng(0)).to(next(network.parameters()).device))
+
+
+def cost(run: TrainingRun) -> str:
+    """What the run would take, in a few lines, from reading its images and a few trial steps."""
+    start = _start(run)
+    device = next(start.network.parameters()).device
+    clean = start.patches(np.random.default_rng(0)).to(device)
+    seconds = step_seconds(BFloat16(start.network) if start.half else start.network, start.loss, clean)
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+    parameters = sum(p.numel() for p in start.network.parameters())
+    return "\n".join(
+        (
+            f"{len(start.learn)} images of {len(set(start.learn.subjects))} subjects to learn from, {len(start.check)} to check on",
+            f"network {run.network}: {parameters / 1e6:.2f} M parameters, {4 * parameters / 2**20:.1f} MiB, {start.precision} on {device}",
+            f"{seconds:.3g} s an iteration, about {run.iterations * seconds / 3600:.2g} h in all, {memory / GIB:.1f} GiB of memory",
+        )
+    )
+
+
+def train_from_files(run: TrainingRun, progress: Callable[[int, int, str], None] | None = None) -> Path:
+    """Trains (or goes on training: a checkpoint lies beside `out` until the run is complete) and writes `out`.
+
+    Returns the path of the `.safetensors`; beside it lie the model card (.md) and, as long as it trains and after, the
+    course (.csv) and sample pictures (.png).
+    """
+    start = _start(run)
+    prior = NetworkPrior(
+        start.network, field=run.field, sigma_data=start.loss.sigma_data, sigma_range=(LOW, HIGH), units=units_of(run.modality)
+    )
+    course = Course(run.out, prior, start.check, run.iterations, run.report_every, progress, goes_on=run.checkpoint.exists())
+    weights = train(
+        start.network,
+        start.loss,
+        start.patches,
+        Plan(run.iterations, run.learning_rate, seed=run.seed),
+        run.checkpoint,
+        course.report,
+        observe=course.observe,
+        circumstances=_circumstances(run, start),
+        half=start.half,
+    )
+    start.network.load_state_dict(weights)
+    prior.eval().requires_grad_(False)
+    facts = _facts(run, start, prior, course.minutes)
+    store.save(run.out, weights, facts)
+    with atomic_file(run.out.with_suffix(".md"), force=True) as temporary:
+        temporary.write_text(model_card(run.out.stem, facts, denoising_psnr(prior, start.check)), encoding="utf-8")
+    run.checkpoint.unlink(missing_ok=True)
+    return run.out
+
+
+def _circumstances(run: TrainingRun, start: _Start) -> dict[str, Any]:
+    """What must be the same when a run goes on. What is as usual is None, so that checkpoints from before it could be chosen hold."""
+    return {
         "field": run.field,
         "batch": run.batch,
         "patch": run.patch,
         "init": None if run.init is None else sha256(run.init),
-        "images": learn.digest,
-        # Left out for the first modality, so that its older checkpoints go on.
+        "images": start.learn.digest,
         "modality": None if run.modality == "mr" else run.modality,
+        "objective": None if run.objective == "edm" else run.objective,
+        "network": None if run.network == "unet_full" else run.network,
+        "precision": None if start.precision == "float32" else start.precision,
+        "device": None if run.device == "cpu" else run.device,
     }
-    weights = train(network, DenoisingLoss(sigma_data), patches, plan, checkpoint, report, circumstances=circumstances)
-    minutes = (time.monotonic() - start) / 60
-    network.load_state_dict(weights)
-    prior = NetworkPrior(
-        network.eval().requires_grad_(False),
-        field=run.field,
-        sigma_data=sigma_data,
-        sigma_range=SIGMA_RANGE,
-        units=units_of(run.modality),
-    )
-    curve = error_curve(prior, check)
-    facts = {
-        "network": network.settings,
+
+
+def _facts(run: TrainingRun, start: _Start, prior: NetworkPrior, minutes: float) -> dict[str, Any]:
+    trained_on = " (trained on as well)" if start.check is start.learn else ""
+    return {
+        "network": start.network.settings,
         "field": run.field,
         "domain": run.domain,
         "units": prior.units.facts(),
-        "sigma_data": sigma_data,
-        "sigma_range": SIGMA_RANGE,
-        "error_curve": curve,
-        "kappas": kappas(learn),
+        "sigma_data": prior.sigma_data,
+        "sigma_range": prior.sigma_range,
+        "error_curve": error_curve(prior, start.check),
+        "kappas": kappas(start.learn),
         "card": {
-            "training subjects": ", ".join(sorted(set(learn.subjects))),
-            "training images": str(len(learn)),
-            "validation subjects": ", ".join(sorted(set(check.subjects))) + ("" if check is not learn else " (trained on as well)"),
-            "never seen": ", ".join(sorted(set(everything.subjects) - set(images.subjects))) or "none set apart",
+            "training subjects": ", ".join(sorted(set(start.learn.subjects))),
+            "training images": str(len(start.learn)),
+            "validation subjects": ", ".join(sorted(set(start.check.subjects))) + trained_on,
+            "never seen": ", ".join(sorted(set(start.everything.subjects) - set(start.images.subjects))) or "none set apart",
             "licence": run.licence,
             "command": run.command(),
+            "objective": run.objective,
+            "precision": f"{start.precision} on {choose_device(run.device).type}",
             "minutes": f"{minutes:.0f}",
             "seed": str(run.seed),
         },
     }
-    store.save(run.out, weights, facts)
-    with atomic_file(run.out.with_suffix(".md"), force=True) as temporary:
-        temporary.write_text(model_card(run.out.stem, facts, denoising_psnr(prior, check)), encoding="utf-8")
-    checkpoint.unlink(missing_ok=True)
-    return run.out
 
 
-def _initial(path: Path, field: str) -> tuple[UNet, float]:
-    """The network of a prior to go on from, and its sigma_data."""
-    prior = store.load(path)
-    if prior.field != field:
-        raise BadInput(f"{path}: a prior of {prior.field} images cannot start one of {field} images")
-    assert isinstance(prior.network, UNet)
-    return prior.network.requires_grad_(True), prior.sigma_data
+def _initial(run: TrainingRun, learn: ImageSet) -> tuple[UNet, float]:
+    """The network to train and its sigma_data: a new one, or that of a prior to go on from."""
+    channels = 2 if run.field == "complex" else 1
+    if run.init is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            return UNet(channels=channels, **NETWORKS[run.network]), round(_rms(learn) / math.sqrt(channels), 3)
+    prior = store.load(run.init)
+    if prior.field != run.field:
+        raise BadInput(f"{run.init}: a prior of {prior.field} images cannot start one of {run.field} images")
+    if prior.units != units_of(run.modality):
+        raise BadInput(f"{run.init}: a prior in units {prior.units.name} cannot start one in {units_of(run.modality).name}")
+    network, wanted = prior.network, NETWORKS[run.network]
+    assert isinstance(network, UNet)
+    if any(list(network.settings[key]) != list(wanted[key]) for key in ("widths", "blocks")):
+        raise BadInput(f"{run.init}: its network is {network.settings}, --network {run.network} is {wanted}: choose the one that it has")
+    return network.requires_grad_(True), prior.sigma_data
 
 
 def _split(images: ImageSet, validate: Sequence[str]) -> tuple[ImageSet, ImageSet]:
@@ -177,93 +265,3 @@ def _split(images: ImageSet, validate: Sequence[str]) -> tuple[ImageSet, ImageSe
 def _rms(images: ImageSet) -> float:
     squares = [float(np.square(images.clipped(i)).mean()) for i in range(0, len(images), 7)]
     return float(np.sqrt(np.mean(squares)))
-
-
-def _examples(prior: NetworkPrior, images: ImageSet, count: int) -> list[Tensor]:
-    chosen = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))
-    raw = [images.clipped(int(i)) for i in chosen]
-    return [with_phase(a, int(i)) if prior.field == "complex" else torch.from_numpy(a) for i, a in zip(chosen, raw, strict=True)]
-
-
-@torch.no_grad()
-def error_curve(prior: NetworkPrior, images: ImageSet, count: int = 12) -> list[list[float]]:
-    """Pairs (sigma, mean squared error per real component) over whole images, seeded."""
-    examples = _examples(prior, images, count)
-    return [[float(s), _squared_error(prior, examples, float(s))] for s in CURVE_SIGMAS]
-
-
-@torch.no_grad()
-def denoising_psnr(prior: NetworkPrior, images: ImageSet, count: int = 12) -> dict[float, float]:
-    """sigma -> PSNR in dB per real component, peak 1, over whole images."""
-    examples = _examples(prior, images, count)
-    return {s: float(-10 * np.log10(_squared_error(prior, examples, s))) for s in CARD_SIGMAS}
-
-
-def _squared_error(prior: NetworkPrior, examples: Sequence[Tensor], sigma: float) -> float:
-    total = 0.0
-    for i, clean in enumerate(examples):
-        noise = unit_noise(clean.shape, clean.dtype, generator_for(i, "error curve", f"{sigma:.4g}"))
-        residual = prior.denoise((clean + sigma * noise)[None], torch.tensor(sigma))[0] - clean
-        parts = torch.view_as_real(residual) if residual.is_complex() else residual
-        total += float(parts.double().square().mean())
-    return total / len(examples)
-
-
-def kappas(images: ImageSet) -> list[list[float]]:
-    """Pairs (lines, kappa) from the images without a physical scale; none where all have one."""
-    relative = images.chosen(i for i in range(len(images)) if not images.kind(i).units.physical)
-    return [[n, kappa(relative, n)] for n in CALIB_LINES] if len(relative) else []
-
-
-def kappa(images: ImageSet, lines: int, count: int = 24) -> float:
-    """Mean ratio of the 99.5th percentiles of the images seen through a k-space centre of lines x lines and of the images."""
-    chosen = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))
-    ratios = []
-    for i in chosen:
-        image = with_phase(images.images[i].astype(np.float32), int(i))
-        side = [min(lines, n) for n in image.shape]
-        low = ifft(centre_pad(centre_crop(fft(image, (-2, -1)), side), image.shape), (-2, -1)).abs()
-        ratios.append(float(quantile(low, 0.995) / quantile(image.abs(), 0.995)))
-    return round(float(np.mean(ratios)), 4)
-
-
-def model_card(name: str, facts: Mapping[str, Any], psnr: Mapping[float, float]) -> str:
-    """Markdown: what it is, data and licence, how to repeat it, figures, error curve, limits."""
-    rows = "\n".join(f"| {s:g} | {-20 * np.log10(s):.2f} | {p:.2f} |" for s, p in psnr.items())
-    curve = "\n".join(f"| {s:.4g} | {e:.4g} |" for s, e in facts["error_curve"])
-    lines = ", ".join(f"{int(a)}: {b:g}" for a, b in facts["kappas"])
-    kappas = f"Ratio kappa of the 99.5th percentile seen through a k-space centre of n x n, n: kappa = {lines}.\n\n" if lines else ""
-    card = "\n".join(f"- **{key}**: {value}" for key, value in facts["card"].items())
-    phase = "Magnitude images were given a smooth synthetic phase; no raw data were trained on.\n\n" if facts["field"] == "complex" else ""
-    return f"""# Prior `{name}`
-
-A denoiser of {facts["field"]} 2-D images (domain: {facts["domain"]}) for noise levels {facts["sigma_range"][0]} to
-{facts["sigma_range"][1]} per real component, in units where {_scale(Units.of(facts["units"]))}.
-Network: {facts["network"]}, EDM preconditioning with sigma_data {facts["sigma_data"]}.
-
-{card}
-
-{phase}## Denoising on the validation subjects (PSNR in dB per real component, peak 1)
-
-| sigma | noisy | denoised |
-|---|---|---|
-{rows}
-
-## Error curve r²(sigma) on the validation subjects
-
-| sigma | mean squared error |
-|---|---|
-{curve}
-
-{kappas}## Limits
-
-It knows the contrasts and the anatomy of its training subjects{" and smooth phases" if facts["field"] == "complex" else ""}. Anything
-else (pathology, implants, other organs, strong phase) is out of its domain: look at the residual and at an independent reconstruction.
-"""
-
-
-def _scale(units: Units) -> str:
-    """What 1 is, in words."""
-    if not units.physical:
-        return "the 99.5th percentile of the magnitude is 1"
-    return f"x = (value - ({units.offset:g})) / {units.gain:g} for values in {units.name}, clipped to {units.low:g} to {units.high:g}"
