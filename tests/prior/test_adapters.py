@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -344,3 +346,10 @@ def test_wrong_images_and_wrong_answers_are_refused() -> None:
         prior(torch.zeros(2, 3, *SHAPE)).denoise(noisy, sigma)
     with pytest.raises(BadInput, match="multiple=8"):
         prior(torch.zeros(2, 1, 6, 4)).denoise(noisy, sigma)
+
+
+def test_the_example_of_the_guide_pads_denoises_and_cuts() -> None:
+    guide = Path(__file__).resolve().parents[2] / "docs" / "priors.md"
+    names: dict[str, Any] = {}
+    exec(guide.read_text("utf-8").split("```python\n")[1].split("```")[0], names)
+    assert names["clean"].shape == (3, 100, 90)
