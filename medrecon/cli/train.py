@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medrecon.cli.options import DryRun, Force, Seed
+from medrecon.cli.options import Device, DryRun, Force, Seed
 from medrecon.cli.outputs import check_targets
 from medrecon.cli.session import Session
 
@@ -35,16 +35,22 @@ def train(
         typer.Option("--validate", metavar="SUBJECT", help="For the error curve only; may be repeated.", show_default="every tenth"),
     ] = None,
     domain: Annotated[
-        str, typer.Option("--domain", help="What the images show: brain, knee, ...; a modality's name chooses it.")
-    ] = "custom",
+        str | None,
+        typer.Option("--domain", help="What the images show: brain, knee, ...; a modality's name chooses it.", show_default="custom"),
+    ] = None,
     licence: Annotated[str, typer.Option("--licence", help="Of the images, for the card.")] = "not stated",
+    objective: Annotated[str, typer.Option("--objective", help="edm, vp, ve or flow.")] = "edm",
+    network: Annotated[str, typer.Option("--network", help="unet_full, or large (for a GPU).")] = "unet_full",
+    precision: Annotated[str, typer.Option("--precision", help="float32, bfloat16, or auto: the faster one.")] = "auto",
+    device: Device = "cpu",
+    report_every: Annotated[int, typer.Option("--report-every", min=0, help="Iterations between PSNR and pictures; 0: none.")] = 500,
     seed: Seed = 0,
     dry_run: DryRun = False,
     force: Force = False,
 ) -> None:
     """Train a prior on images. The same command goes on where an interrupted run stopped."""
     from medrecon.study.modalities import GENERIC, MODALITIES
-    from medrecon.study.train import TrainingRun, train_from_files
+    from medrecon.study.train import TrainingRun, cost, train_from_files
 
     check_targets([output, output.with_suffix(".md")], force)
     run = TrainingRun(
@@ -60,15 +66,21 @@ def train(
         init=init,
         exclude=exclude or [],
         validate=validate or [],
-        domain=domain,
+        domain=domain or modality or "custom",
         licence=licence,
+        objective=objective,
+        network=network,
+        precision=precision,
+        device=device,
+        report_every=report_every,
     )
     session.inputs = data
     session.settings = {"command": run.command()}
     if dry_run:
         session.say(run.command())
+        session.say(cost(run))
         return
     with session.progress("train") as progress:
         train_from_files(run, progress)
-    session.outputs = [output, output.with_suffix(".md")]
+    session.outputs = [output, *(p for p in map(output.with_suffix, (".md", ".csv", ".png")) if p.exists())]
     session.say(f"wrote {output} and its card {output.with_suffix('.md')}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,13 @@ from medrecon.prior.channels import padded
 from medrecon.prior.recompute import checkpointed
 
 UNET_FULL = {"widths": (24, 48, 96, 160), "blocks": (1, 2, 2, 2), "embedding": 128}
-"""2.2 M parameters; the configuration of the shipped CPU priors."""
+"""2.2 M parameters, 8.5 MiB; the configuration of the shipped CPU priors."""
+
+LARGE = {"widths": (48, 96, 192, 320), "blocks": (2, 2, 3, 3), "embedding": 256}
+"""12.5 M parameters, 48 MiB (three times what a shipped prior may have); for training and use on a GPU."""
+
+NETWORKS: dict[str, dict[str, Any]] = {"unet_full": UNET_FULL, "large": LARGE}
+"""By name, as `medrecon train --network` takes them."""
 
 
 class Block(nn.Module):

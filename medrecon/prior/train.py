@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 
 from medrecon.errors import BadInput, Diverged
 from medrecon.files import atomic_file
+from medrecon.prior.precision import BFloat16
 
 Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 Batches = Callable[[np.random.Generator], Tensor]
 Report = Callable[[int, float], None]
+Observe = Callable[[int, Mapping[str, Tensor]], None]
 
 PATIENCE = 100
 """So many skipped steps in a row are no accident."""
@@ -63,6 +66,7 @@ class _Run:
     fixed: Mapping[str, Any]
 
 
+@torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)  # a resumed run must repeat the sums in their order
 def train(
     network: nn.Module,
     loss: Loss,
@@ -71,27 +75,37 @@ def train(
     checkpoint: Path,
     report: Report | None = None,
     *,
+    observe: Observe | None = None,
     circumstances: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> dict[str, Tensor]:
-    """The averaged weights after `plan.iterations` steps.
+    """The averaged weights after `plan.iterations` steps, on the device of the network.
+
+    `half`: the network in bfloat16, see `BFloat16`. After each step `report` gets its number and the running loss, `observe`
+    its number and the averaged weights.
 
     `batches(rng)` gives the next clean batch (batch, channel, y, x). All randomness comes from generators whose state
     is in the checkpoint, so a run that was killed and called again ends with the same weights as an unbroken one (same
     machine, torch and number of threads). A checkpoint of another plan or other `circumstances` (numbers and texts: what
-    the batches are made of) is refused. A step whose loss is not finite or 8 times the running mean is skipped; raises
-    `Diverged` after 100 of them in a row.
+    the batches are made of) is refused. The first is written before the first step, so that what was decided by then
+    holds (`settings_of`). A step whose loss is not finite or 8 times the running mean is skipped; raises `Diverged` after
+    100 of them in a row.
     """
     optimiser = torch.optim.AdamW(network.parameters(), plan.learning_rate, (0.9, 0.99), weight_decay=plan.weight_decay)
     noise, patches = torch.Generator().manual_seed(plan.seed), np.random.default_rng(plan.seed)
     averaged, done, running, skipped = Averaged(network), 0, math.nan, 0
     state = _Run(network, averaged, optimiser, noise, patches, {**asdict(plan), **(circumstances or {})})
+    device = next(network.parameters()).device
     if checkpoint.exists():
         done, running = _restore(checkpoint, state)
+    else:
+        _save(checkpoint, done, running, state)
     network.train()
+    forward = BFloat16(network) if half else network
     for step in range(done, plan.iterations):
         for group in optimiser.param_groups:
             group["lr"] = _rate(plan, step)
-        value = loss(network, batches(patches), noise)
+        value = loss(forward, batches(patches).to(device), noise)
         optimiser.zero_grad(set_to_none=True)
         now, skipped = float(value.detach()), skipped + 1
         if math.isfinite(now) and not now > 8 * running:
@@ -106,6 +120,8 @@ def train(
             _save(checkpoint, step + 1, running, state)
         if report is not None:
             report(step + 1, running)
+        if observe is not None:
+            observe(step + 1, averaged.weights)
     return averaged.weights
 
 
@@ -129,21 +145,35 @@ def _save(path: Path, done: int, running: float, run: _Run) -> None:
         torch.save(state, os.fspath(temporary))
 
 
-def _restore(path: Path, run: _Run) -> tuple[int, float]:
-    import pickle
+def settings_of(checkpoint: Path) -> dict[str, Any]:
+    """The plan and the circumstances of the run that wrote the checkpoint."""
+    with _complaints(checkpoint):
+        found: dict[str, Any] = json.loads(torch.load(checkpoint, map_location="cpu", weights_only=True)["fixed"])
+        return found
 
-    try:
-        state = torch.load(path, weights_only=True)
+
+def _restore(path: Path, run: _Run) -> tuple[int, float]:
+    with _complaints(path):
+        state = torch.load(path, map_location="cpu", weights_only=True)
         before, now = json.loads(state["fixed"]), json.loads(json.dumps(run.fixed))
         different = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
         if different:
             raise BadInput(f"{path}: was made with other settings ({', '.join(different)}); give the same ones or delete it")
         run.network.load_state_dict(state["network"])
-        run.averaged.weights = state["averaged"]
+        run.averaged.weights = {k: v.to(run.averaged.weights[k]) for k, v in state["averaged"].items()}
         run.optimiser.load_state_dict(state["optimiser"])
         run.noise.set_state(state["noise"])
         run.patches.bit_generator.state = json.loads(state["patches"])
         return int(state["done"]), float(state["running"])
+
+
+@contextmanager
+def _complaints(path: Path) -> Iterator[None]:
+    """What a damaged or foreign checkpoint makes torch say, in the reader's terms."""
+    import pickle
+
+    try:
+        yield
     except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadInput(f"{path}: not a checkpoint of this training; delete it to start again ({reason})") from error

@@ -22,6 +22,7 @@ class Modality:
 
     Patches are clipped at `ceiling`, redrawn below the contrast `least` (their standard deviation), and varied by left-right
     flips, the factor `gain`, the summand `shift` (the floor at 0 stays) and, where `turned`, up-down flips and transposes.
+    Pictures show what lies in `window`.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Modality:
     gain: tuple[float, float] | None = None
     shift: tuple[float, float] | None = None
     turned: bool = True
+    window: tuple[float, float] = (0.0, 1.0)
 
 
 def _by_percentile(image: Array) -> Array | None:
@@ -81,7 +83,7 @@ def _to_prior(values: Array, units: Units) -> Array:
 MODALITIES = {
     "mr": Modality("mr", "complex", RELATIVE, _by_percentile, ceiling=1.2, least=0.03, gain=(0.5, 1.15)),
     # Soft tissue is flat: only patches of air (under 20 HU of contrast) are passed over.
-    "ct": Modality("ct", "real", HOUNSFIELD, _hounsfield, ceiling=1.5, least=0.01, gain=(0.95, 1.05)),
+    "ct": Modality("ct", "real", HOUNSFIELD, _hounsfield, ceiling=1.5, least=0.01, gain=(0.95, 1.05), window=(0.3, 0.7)),
     # The beam goes down the image, so no transposes; up to 6 dB less receiver gain, which is exact: what falls below 0 is 0.
     "ultrasound": Modality("ultrasound", "real", DECIBEL, _grey_levels, ceiling=1.0, least=0.03, shift=(-0.1, 0.0), turned=False),
 }

@@ -26,7 +26,7 @@ from medrecon.study.card import model_card
 from medrecon.study.course import Course
 from medrecon.study.images import ImageSet, read_images
 from medrecon.study.measures import denoising_psnr, error_curve, kappas
-from medrecon.study.modalities import default_field, units_of
+from medrecon.study.modalities import GENERIC, default_field, units_of
 from medrecon.study.patches import Patches
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -94,7 +94,7 @@ class TrainingRun:
         return shlex.join(parts)
 
 
-def _one_of(what: str, text: str, known: Sequence[str]) -> None:
+def _one_of(what: str, text: str, known: tuple[str, ...]) -> None:
     if text not in known:
         raise BadInput(f"{what} {text!r}: expected {' or '.join(known)}{nearest(text, known)}")
 
@@ -234,14 +234,14 @@ def _initial(run: TrainingRun, learn: ImageSet) -> tuple[UNet, float]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
             return UNet(channels=channels, **NETWORKS[run.network]), round(_rms(learn) / math.sqrt(channels), 3)
-    prior = store.load(run.init)
+    prior = store.load_network(run.init)
     if prior.field != run.field:
         raise BadInput(f"{run.init}: a prior of {prior.field} images cannot start one of {run.field} images")
-    if prior.units != units_of(run.modality):
+    if run.modality != GENERIC and prior.units != units_of(run.modality):
         raise BadInput(f"{run.init}: a prior in units {prior.units.name} cannot start one in {units_of(run.modality).name}")
     network, wanted = prior.network, NETWORKS[run.network]
     assert isinstance(network, UNet)
-    if any(list(network.settings[key]) != list(wanted[key]) for key in ("widths", "blocks")):
+    if UNet(channels, **wanted).settings != network.settings:
         raise BadInput(f"{run.init}: its network is {network.settings}, --network {run.network} is {wanted}: choose the one that it has")
     return network.requires_grad_(True), prior.sigma_data
 

@@ -13,6 +13,8 @@ import torch
 
 from medrecon.errors import BadInput
 from medrecon.prior import store
+from medrecon.prior.network import NETWORKS
+from medrecon.study import measures
 from medrecon.study import train as study
 from medrecon.study.images import ImageSet, read_images, with_phase
 from medrecon.study.patches import Patches
@@ -47,12 +49,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "UNET_FULL", SMALL)
-    monkeypatch.setattr(study, "CURVE_SIGMAS", np.geomspace(0.01, 20, 4))
+    monkeypatch.setitem(NETWORKS, "unet_full", SMALL)
+    monkeypatch.setattr(measures, "CURVE_SIGMAS", np.geomspace(0.01, 20, 4))
 
 
 def order(out: Path, *data: Path, **settings: object) -> TrainingRun:
-    return replace(TrainingRun(data, out, iterations=4, batch=2, patch=16, domain="test", licence="CC0"), **settings)  # type: ignore[arg-type]
+    return replace(TrainingRun(data, out, iterations=4, batch=2, patch=16, domain="test", licence="CC0", precision="float32"), **settings)  # type: ignore[arg-type]
 
 
 def test_weights_and_card_come_out(archive: Path, folder: Path, tmp_path: Path) -> None:
@@ -222,8 +224,8 @@ def test_a_synthetic_phase_keeps_the_magnitude() -> None:
 
 def test_the_intensity_ratio_of_a_full_centre_is_one(archive: Path) -> None:
     images = read_images([archive])
-    assert study.kappa(images, 24) == pytest.approx(1, abs=2e-3)
-    assert study.kappa(images, 3) < study.kappa(images, 8) < 1.01
+    assert measures.kappa(images, 24) == pytest.approx(1, abs=2e-3)
+    assert measures.kappa(images, 3) < measures.kappa(images, 8) < 1.01
 
 
 def test_the_card_repeats_its_numbers(archive: Path, tmp_path: Path) -> None:
