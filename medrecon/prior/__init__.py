@@ -6,6 +6,7 @@ from medrecon.prior.calibrated import Calibrated, calibration
 from medrecon.prior.denoiser import Estimate, Prior
 from medrecon.prior.diffusers_folder import from_diffusers
 from medrecon.prior.gaussian import Gaussian, GaussianMixture, StationaryGaussian
+from medrecon.prior.handcrafted import LocallyLowRank, NonLocalMeans, TotalVariationPrior, WaveletPrior
 from medrecon.prior.parametrisation import (
     DiscreteTime,
     GeometricTime,
@@ -32,14 +33,18 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "GeometricTime",
+    "LocallyLowRank",
     "Noising",
+    "NonLocalMeans",
     "Prior",
     "RectifiedFlow",
     "StationaryGaussian",
     "Tiled",
     "TimeShifted",
+    "TotalVariationPrior",
     "VarianceExploding",
     "VariancePreserving",
+    "WaveletPrior",
     "available",
     "calibration",
     "card",

@@ -1,7 +1,8 @@
-"""Priors in files: one safetensors file holds weights and, as text, everything needed to use them. No pickle."""
+"""Priors by name, and in files: one safetensors file holds weights and, as text, everything needed to use them. No pickle."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from medrecon.errors import BadInput, nearest
 from medrecon.files import atomic_file, check_readable
 from medrecon.prior.denoiser import Prior
 from medrecon.prior.diffusers_folder import from_diffusers, is_diffusers_folder
+from medrecon.prior.handcrafted import BY_NAME
 from medrecon.prior.network import UNet
 from medrecon.prior.own import own_folder, own_weights
 from medrecon.prior.precondition import NetworkPrior
@@ -28,12 +30,16 @@ CHANNEL_BYTES = 38
 
 
 def available() -> dict[str, dict[str, Any]]:
-    """The shipped priors and the user's own: name -> metadata of its file (field, domain, figures, ...), weights unread."""
-    return {path.stem: metadata(path) for path in (*own_weights(), *sorted(WEIGHTS.glob("*.safetensors")))}
+    """The shipped priors, the user's own and the handcrafted ones: name -> metadata (field, domain, figures, ...), weights unread."""
+    learnt = {path.stem: metadata(path) for path in (*own_weights(), *sorted(WEIGHTS.glob("*.safetensors")))}
+    return {**learnt, **{name: _handcrafted_facts(name) for name in BY_NAME}}
 
 
 def card(name: str | os.PathLike[str]) -> str:
-    """The model card (markdown) beside a prior's weights."""
+    """The model card (markdown) beside a prior's weights; what a handcrafted prior computes."""
+    if os.fspath(name) in BY_NAME:
+        kind = BY_NAME[os.fspath(name)]
+        return f"# Prior `{name}`\n\n{kind.summary} No images were used.\n\n{inspect.cleandoc(kind.__doc__ or '')}\n"
     path = _path(name).with_suffix(".md")
     if not path.exists():
         raise BadInput(f"{path}: this prior has no model card beside it")
@@ -58,13 +64,19 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
-def load(name: str | os.PathLike[str]) -> Prior:
-    """A prior by name ("brain", or one of your own that was imported) or by path, ready to denoise on the CPU.
+def load(name: str | os.PathLike[str], *, field: str | None = None) -> Prior:
+    """A prior by name ("brain", "tv", or one of your own that was imported) or by path, ready to denoise on the CPU.
 
-    The path is a file that `medrecon train` wrote, or a folder of diffusers, see `from_diffusers`.
+    The path is a file that `medrecon train` wrote, or a folder of diffusers, see `from_diffusers`. `field`: the kind of images
+    that is wanted, "real" or "complex"; handcrafted priors know both and take complex ones where it is not said.
     """
+    if os.fspath(name) in BY_NAME:
+        return BY_NAME[os.fspath(name)](field=field or "complex")
     path = _path(name)
-    return from_diffusers(path) if is_diffusers_folder(path) else load_network(path)
+    found = from_diffusers(path) if is_diffusers_folder(path) else load_network(path)
+    if field not in (None, found.field):
+        raise BadInput(f"prior {os.fspath(name)!r} knows {found.field} images, {field} ones are wanted: choose a {field} prior")
+    return found
 
 
 def load_network(name: str | os.PathLike[str]) -> NetworkPrior:
@@ -106,6 +118,12 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], facts: Map
     return Path(path)
 
 
+def _handcrafted_facts(name: str) -> dict[str, Any]:
+    prior = BY_NAME[name]()
+    card = {"licence": "none needed", "what": prior.summary}
+    return {"field": "real or complex", "domain": prior.domain_name, "sigma_range": list(prior.sigma_range), "card": card}
+
+
 def _path(name: str | os.PathLike[str]) -> Path:
     text = os.fspath(name)
     if text.endswith(".safetensors") or os.sep in text:
@@ -116,5 +134,5 @@ def _path(name: str | os.PathLike[str]) -> Path:
             return path
     if is_diffusers_folder(text):
         return Path(text)
-    known = sorted(p.stem for p in (*WEIGHTS.glob("*.safetensors"), *own_weights()))
-    raise BadInput(f"no prior named {text!r}: there are {', '.join(known) or 'none'}{nearest(text, known)}; or give a path")
+    known = [*sorted(p.stem for p in (*WEIGHTS.glob("*.safetensors"), *own_weights())), *BY_NAME]
+    raise BadInput(f"no prior named {text!r}: there are {', '.join(known)}{nearest(text, known)}; or give a path")

@@ -72,7 +72,7 @@ def test_auto_takes_complex_priors_only_for_mri_and_says_when_there_is_none(shel
 def test_a_users_own_prior_of_that_name_is_found(shelf: Path, tmp_path: Path) -> None:
     put(tmp_path / "home" / "priors", "mr")
     assert automatic(of(""))[0] == "mr"
-    assert set(store.available()) == {"mr"}
+    assert "mr" in store.available()
 
 
 def test_the_log_and_the_plan_say_which_prior_was_chosen_and_why(shelf: Path) -> None:

@@ -63,13 +63,13 @@ class WaveletPrior(Handcrafted):
         self.name, self.levels, self.spins = name, levels, spins
 
     def denoise(self, noisy: Tensor, sigma: Tensor) -> Tensor:
-        level = level_like(noisy, sigma)
-        wavelet = Wavelet(noisy.shape[-2:], self.name, self.levels)
-        total = torch.zeros_like(noisy)
-        for y, x in shifts(self.spins):
-            coefficients = shrunk(wavelet(noisy.roll((y, x), (-2, -1))), wavelet, level)
-            total = total + wavelet.H(coefficients).roll((-y, -x), (-2, -1))
-        return total / self.spins
+        wavelet, places = Wavelet(noisy.shape[-2:], self.name, self.levels), list(shifts(self.spins))
+        shifted = torch.stack([noisy.roll(place, (-2, -1)) for place in places])
+        clean = wavelet.H(shrunk(wavelet(shifted), wavelet, level_like(noisy, sigma)))
+        return torch.stack([image.roll((-y, -x), (-2, -1)) for image, (y, x) in zip(clean, places, strict=True)]).mean(0)
+
+    def workspace(self, n_images: int, n_pixels: int) -> int:
+        return 6 * 8 * self.spins * n_images * n_pixels  # shifted images, coefficients and what a level of the transform takes
 
 
 def shifts(count: int) -> Iterator[tuple[int, int]]:
