@@ -19,14 +19,17 @@ class PosteriorGradient(Consistency):
     Chung et al. 2023 (DPS, arXiv:2209.14687) in score form, which is kappa = 1: it forgets that D is uncertain itself, and
     diverges unless there are about |A|^2 levels. Here kappa = |r|^2 / (|r|^2 + b^H sigma^2 J^H b), each image its own, which
     makes the step the first conjugate gradient of moment matching (`MomentMatched`), stable at any number of levels, 1 at
-    the end. Any likelihood. A biased sampler: directions that the data see weakly get too little of them.
+    the end. `weight` multiplies kappa, up to 1 in all. Any likelihood. A biased sampler: directions that the data see
+    weakly get too little of them.
     """
 
     item_levels = True
 
-    def __init__(self, prior: Prior, likelihood: Likelihood, *, checkpoint: bool = False) -> None:
+    def __init__(self, prior: Prior, likelihood: Likelihood, *, weight: float = 1.0, checkpoint: bool = False) -> None:
         super().__init__(prior, likelihood)
-        self.checkpoint = checkpoint
+        if not weight > 0:
+            raise BadInput(f"weight = {weight}: expected a positive number")
+        self.weight, self.checkpoint = weight, checkpoint
 
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
         mean, transposed = differentiated(self.prior, noisy, sigma, checkpoint=self.checkpoint)
@@ -34,7 +37,7 @@ class PosteriorGradient(Consistency):
         towards = sigma**2 * transposed(back)
         misfit = squared_residual(self.likelihood, mean)
         curvature = dot(back, towards, len(self.likelihood.domain)).clamp_min(0)
-        clean = mean + ratio(misfit, misfit + curvature) * towards
+        clean = mean + (self.weight * ratio(misfit, misfit + curvature)).clamp(max=1) * towards
         return Estimate(clean, (noisy - clean) / sigma)
 
 

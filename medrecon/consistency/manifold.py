@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from medrecon.consistency.projection import NullSpace, Rule, added, handed_over
@@ -14,16 +15,23 @@ from medrecon.solvers.krylov import inner
 from medrecon.solvers.likelihood import Likelihood
 from medrecon.tensors import Draw, ratio
 
-Length = Callable[[Prior, Tensor, Tensor], Tensor]
-"""(prior, A^+ (y - A D), sigma) -> what J^H of that vector is multiplied with, 0-dim or (*batch, 1, ..., 1)."""
+Length = Callable[[Prior, Tensor, Tensor, Tensor], Tensor]
+"""(prior, m = A^+ (y - A D), J^H m, sigma) -> what J^H m is multiplied with, 0-dim or (*batch, 1, ..., 1)."""
 
 
-def conditional(prior: Prior, missing: Tensor, sigma: Tensor) -> Tensor:
-    """sigma^2 / r^2: the conditional mean D + sigma^2 J^H A^+ (y - A D) / r^2 for exact data and a denoising error r^2."""
-    return sigma**2 / prior.error(sigma)
+def conditional(prior: Prior, missing: Tensor, pulled: Tensor, sigma: Tensor) -> Tensor:
+    """sigma^2 / r^2: the conditional mean D + sigma^2 J^H m / r^2 for exact data and a denoising error r^2.
+
+    At most |m|^2 / Re<m, J^H m>, which takes what is seen just to the data: where J is far from r^2 / sigma^2 the step would
+    overshoot, and a network's diverges.
+    """
+    axes = prior.image_axes
+    along = inner(missing, pulled, axes)
+    needed = ratio(inner(missing, missing, axes), along.clamp_min(0))
+    return torch.minimum((sigma**2 / prior.error(sigma)).to(needed), needed)
 
 
-def unit_length(prior: Prior, missing: Tensor, sigma: Tensor) -> Tensor:
+def unit_length(prior: Prior, missing: Tensor, pulled: Tensor, sigma: Tensor) -> Tensor:
     """1 / |A^+ (y - A D)|: the gradient of the norm instead of half its square, as in the released code."""
     size = inner(missing, missing, prior.image_axes).sqrt()
     return ratio(size.new_ones(()).expand_as(size), size)
@@ -65,7 +73,8 @@ class Manifold(NullSpace):
         eta = self.fresh_share(sigma, lower)
         mix = self.rule(sigma, lower, eta)
         missing = self.inverse.towards(mean, mix.share)
-        gradient = self.weight * self.length(self.prior, missing, sigma) * transposed(missing)
+        pulled = transposed(missing)
+        gradient = self.weight * self.length(self.prior, missing, pulled, sigma) * pulled
         unseen = gradient - self.inverse.seen(gradient, mix.share)
         noise = (noisy - mean - (0 if self.whole else 1) * unseen) / sigma
         return Estimate(mean + missing + unseen, added(self.inverse, mix, eta, noise, lower, draw))

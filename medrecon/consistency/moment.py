@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from medrecon.consistency.base import Consistency
 from medrecon.consistency.proximal import Variance, error_curve
-from medrecon.iterate import run
-from medrecon.linop.operator import LinearOperator
+from medrecon.errors import BadInput
 from medrecon.prior.denoiser import Estimate, Prior
 from medrecon.prior.jacobian import differentiated
-from medrecon.solvers.krylov import cg, inner
+from medrecon.solvers.krylov import inner
 from medrecon.solvers.likelihood import Gaussian, Likelihood
+from medrecon.solvers.projected import projected, square_root
 from medrecon.solvers.prox import damped
-from medrecon.solvers.square_root import square_root
 from medrecon.tensors import Draw, ratio
 
 Covariance = Callable[[Tensor], Tensor]
 """v -> V v for images, V = Cov[x | noisy] = sigma^2 J (second-order Tweedie)."""
+
+
+REACH = 3.0
+"""Standard deviations of the prior's images that a step may go."""
 
 
 def unit_error(prior: Prior, likelihood: Likelihood, mean: Tensor, sigma: Tensor) -> Tensor:
@@ -30,8 +35,9 @@ def unit_error(prior: Prior, likelihood: Likelihood, mean: Tensor, sigma: Tensor
 class PseudoinverseGuided(Consistency):
     """clean = D + sigma^2 J^H A^H (r^2 A A^H + 1)^-1 (y - A D): the Jacobian outside, the prior's error r^2 inside.
 
-    Song et al. 2023 (PiGDM, openreview 9_gsMA8MRKQ), with the noise from the corrected image; `prior_noise` takes it from D
-    instead, as published, which applies the whole correction at every level and over-fits the data. The system is solved
+    Song et al. 2023 (PiGDM, openreview 9_gsMA8MRKQ), with the noise from the corrected image. As published: `prior_noise` takes
+    it from D, which applies the whole correction at every level and over-fits the data, and `damped_outside` has r^2 in place
+    of sigma^2, the paper's adaptive weight. The system is solved
     for images, A^H (r^2 A A^H + 1)^-1 = (r^2 A^H A + 1)^-1 A^H, in closed form where A has a spectrum. Other likelihoods are
     linearised at D. A biased sampler, unless the prior is white: then it is the proximal step.
 
@@ -49,13 +55,14 @@ class PseudoinverseGuided(Consistency):
         *,
         variance: Variance = error_curve,
         prior_noise: bool = False,
+        damped_outside: bool = False,
         bounded: bool = True,
         cg_steps: int = 10,
         cg_tolerance: float = 1e-3,
         checkpoint: bool = False,
     ) -> None:
         super().__init__(prior, likelihood)
-        self.variance, self.prior_noise, self.bounded = variance, prior_noise, bounded
+        self.variance, self.prior_noise, self.damped_outside, self.bounded = variance, prior_noise, damped_outside, bounded
         self.cg_steps, self.cg_tolerance, self.checkpoint = cg_steps, cg_tolerance, checkpoint
 
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
@@ -64,7 +71,7 @@ class PseudoinverseGuided(Consistency):
         rho = 1 / self.variance(self.prior, self.likelihood, mean, sigma)
         downhill = -local.gradient(mean)
         pull = rho * damped(local, downhill, rho, steps=self.cg_steps, tolerance=self.cg_tolerance)
-        move = sigma**2 * transposed(pull)
+        move = (1 / rho if self.damped_outside else sigma**2) * transposed(pull)
         if self.bounded:
             move = _length(local, downhill, pull, move) * move
         clean = mean + move
@@ -82,18 +89,18 @@ class MomentMatched(Consistency):
     """clean = D + V A^H (A V A^H + 1)^-1 (y - A D), V = sigma^2 J: the conditional mean if x given the noisy image is Gaussian.
 
     Boys et al. 2023 (TMPD, arXiv:2310.06721) without its diagonal approximation, as in Rozet et al. 2024
-    (arXiv:2405.13712): conjugate gradients over data, one backward pass through the prior each; an image freezes where a
-    network's Jacobian has negative curvature. Other likelihoods are linearised at D. With `ancestral` a sampler, exact for
-    Gaussian priors as the levels grow. Where it diverges lower `cg_steps`.
+    (arXiv:2405.13712): `krylov_steps` conjugate gradients over data, one backward pass through the prior each. A network's
+    Jacobian is not symmetric, on which they diverge: here its symmetric, positive part counts (see `projected`). Other
+    likelihoods are linearised at D. With `ancestral` a sampler, exact for Gaussian priors as the levels grow.
     """
 
     item_levels = True
 
-    def __init__(
-        self, prior: Prior, likelihood: Likelihood, *, cg_steps: int = 10, cg_tolerance: float = 1e-3, checkpoint: bool = False
-    ) -> None:
+    def __init__(self, prior: Prior, likelihood: Likelihood, *, krylov_steps: int = 10, checkpoint: bool = False) -> None:
         super().__init__(prior, likelihood)
-        self.cg_steps, self.cg_tolerance, self.checkpoint = cg_steps, cg_tolerance, checkpoint
+        if krylov_steps < 1:
+            raise BadInput(f"krylov_steps = {krylov_steps}: expected at least 1")
+        self.krylov_steps, self.checkpoint = krylov_steps, checkpoint
 
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
         mean, covariance = self.moments(noisy, sigma)
@@ -109,8 +116,24 @@ class MomentMatched(Consistency):
     def conditioned(self, image: Tensor, covariance: Covariance, likelihood: Gaussian) -> Tensor:
         """The image moved to where data and covariance want it."""
         A = likelihood.A
-        innovation = cg(Innovation(A, covariance), -likelihood.residual(image), tolerance=self.cg_tolerance, definite=False)
-        return image + covariance(A.H(run(innovation, limit=self.cg_steps).x))
+        weights = projected(
+            lambda v: 1 / (1 + v),
+            lambda v: A(covariance(A.H(v))),
+            -likelihood.residual(image),
+            len(A.range),
+            steps=self.krylov_steps,
+        )
+        pull = A.H(weights)
+        move = covariance(pull)
+        return image + self.within(_length(likelihood, -likelihood.gradient(image), pull, move) * move)
+
+    def within(self, move: Tensor) -> Tensor:
+        """The move, no longer than `REACH` allows: what a network's V says in directions that it never saw has no bound."""
+        axes = len(self.likelihood.domain)
+        parts = 2 if move.is_complex() else 1
+        most = REACH * self.data_std * (parts * math.prod(move.shape[-axes:])) ** 0.5
+        size = inner(move, move, axes).sqrt()
+        return move * torch.where(size > most, most / size, 1)
 
 
 class MomentMatchedDraw(MomentMatched):
@@ -126,11 +149,10 @@ class MomentMatchedDraw(MomentMatched):
         likelihood: Likelihood,
         *,
         root_steps: int = 10,
-        cg_steps: int = 10,
-        cg_tolerance: float = 1e-3,
+        krylov_steps: int = 10,
         checkpoint: bool = False,
     ) -> None:
-        super().__init__(prior, likelihood, cg_steps=cg_steps, cg_tolerance=cg_tolerance, checkpoint=checkpoint)
+        super().__init__(prior, likelihood, krylov_steps=krylov_steps, checkpoint=checkpoint)
         self.root_steps = root_steps
 
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
@@ -139,19 +161,3 @@ class MomentMatchedDraw(MomentMatched):
         drawn = mean + square_root(covariance, draw(mean), len(self.likelihood.domain), steps=self.root_steps)
         clean = self.conditioned(drawn, covariance, disturbed)
         return Estimate(clean, (noisy - clean) / sigma)
-
-
-class Innovation(LinearOperator):
-    """A V A^H + 1, the covariance of y - A D."""
-
-    def __init__(self, A: LinearOperator, covariance: Covariance) -> None:
-        super().__init__()
-        self.A, self.covariance = A, covariance
-        self.domain = self.range = A.range
-        self.complex_range = A.complex_range
-
-    def _forward(self, x: Tensor) -> Tensor:
-        return x + self.A(self.covariance(self.A.H(x)))
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        return self._forward(y)

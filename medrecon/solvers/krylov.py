@@ -60,14 +60,14 @@ def shifted(normal: LinearOperator, rho: float | Tensor) -> LinearOperator:
 
 
 @torch.no_grad()
-def cg(normal: LinearOperator, b: Tensor, x0: Tensor | None = None, *, tolerance: float = 0.0, definite: bool = True) -> Iterator[Step]:
+def cg(normal: LinearOperator, b: Tensor, x0: Tensor | None = None, *, tolerance: float = 0.0) -> Iterator[Step]:
     """Conjugate gradients for N x = b, N self-adjoint and positive; b (*batch, *domain), real or complex.
 
     Starts at `x0` (zero by default), which may have more or fewer leading axes than b. `measure` is the residual
     |b - N x| / |b| of every item, (*batch,). An item freezes when that is at most `tolerance`; the iteration ends when
     all have. With tolerance 0 it goes on for ever and, on an accelerator, hardly ever waits for the device.
-    No gradient passes (see `medrecon.solvers.implicit`). Raises `Diverged` where p^H N p < 0 beyond rounding; with
-    `definite` False the item freezes there, before the step (Steihaug 1983). Hestenes and Stiefel 1952.
+    No gradient passes (see `medrecon.solvers.implicit`). Raises `Diverged` where p^H N p < 0 beyond rounding.
+    Hestenes and Stiefel 1952.
     """
     axes = len(normal.domain)
     x, r = start(normal, b, x0)
@@ -78,8 +78,7 @@ def cg(normal: LinearOperator, b: Tensor, x0: Tensor | None = None, *, tolerance
     for step in count(1):
         q = normal(p)
         pq = inner(p, q, axes)
-        if definite:
-            watch(step, p, q, pq)
+        watch(step, p, q, pq)
         # Curvature 0 is the null space reached by rounding: nothing to gain there. NaN must go on and be seen.
         active = active & ~(pq <= 0)
         a = torch.where(active, ratio(rr, pq), 0)

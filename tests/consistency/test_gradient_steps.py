@@ -47,7 +47,7 @@ def drawn(problem: Problem, step: object, levels: Tensor, count: int) -> Measure
 def test_the_step_is_the_first_conjugate_gradient_of_moment_matching(problem: Problem) -> None:
     noisy = random((3, 8), problem.mean.dtype, "noisy")
     gradient = PosteriorGradient(problem.prior, problem.likelihood()).estimate(noisy, SIGMA, LOWER, torch.zeros_like)
-    matched = MomentMatched(problem.prior, problem.likelihood(), cg_steps=1).estimate(noisy, SIGMA, LOWER, torch.zeros_like)
+    matched = MomentMatched(problem.prior, problem.likelihood(), krylov_steps=1).estimate(noisy, SIGMA, LOWER, torch.zeros_like)
     torch.testing.assert_close(gradient.clean, matched.clean)
     torch.testing.assert_close(gradient.clean + SIGMA * gradient.noise, noisy)
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from medrecon.consistency.base import Consistency
-from medrecon.consistency.manifold import Manifold, unit_length
+from medrecon.consistency.manifold import Manifold, conditional, unit_length
 from medrecon.consistency.projection import NullSpace, reused
 from medrecon.consistency.spectral import Spectral
 from medrecon.errors import BadInput
 from medrecon.iterate import run
 from medrecon.linop.laws import random
+from medrecon.prior.denoiser import Prior
 from medrecon.prior.schedule import edm_levels
 from medrecon.sample.ancestral import euler
 from medrecon.solvers.likelihood import Gaussian
@@ -199,11 +200,27 @@ def test_images_with_their_own_operators_are_projected_each_by_its_own() -> None
 # --- manifold constrained gradient
 
 
+def free(prior: Prior, missing: Tensor, pulled: Tensor, sigma: Tensor) -> Tensor:
+    """sigma^2 / r^2 without a bound, so that the step is affine."""
+    return sigma**2 / prior.error(sigma)
+
+
+def test_the_bound_takes_what_is_seen_just_to_the_data() -> None:
+    problem = dense(8, 6)
+    prior = problem.prior
+    missing, pulled = random((3, 8), torch.float64, "missing"), random((3, 8), torch.float64, "pulled")
+    length = conditional(prior, missing, pulled, SIGMA)
+    needed = (missing * missing).sum(-1, keepdim=True) / (missing * pulled).sum(-1, keepdim=True)
+    expected = torch.minimum(free(prior, missing, pulled, SIGMA), needed).clamp_min(0)
+    torch.testing.assert_close(length, torch.where(needed > 0, expected, 0))
+    torch.testing.assert_close(conditional(prior, missing, missing / 1e9, SIGMA), free(prior, missing, pulled, SIGMA).expand(3, 1))
+
+
 def test_the_gradient_moves_only_what_is_not_seen() -> None:
     """(1 - A^+ A) J^H A^+ (y - A D) sigma^2 / r^2 by dense matrices, J = C (C + sigma^2)^-1."""
     problem = dense(8, 6, complex_field=True)
     likelihood, noisy = exact(problem, spectrum=True), random((2, 8), torch.complex128, "noisy")
-    found = Manifold(problem.prior, likelihood).estimate(noisy, SIGMA, LOWER, torch.zeros_like)
+    found = Manifold(problem.prior, likelihood, length=free).estimate(noisy, SIGMA, LOWER, torch.zeros_like)
     mean = problem.prior.denoise(noisy, SIGMA)
     inverse = torch.linalg.pinv(problem.matrix)
     missing = (likelihood.y - mean @ problem.matrix.mT) @ inverse.mT
@@ -225,7 +242,7 @@ def test_with_one_error_in_all_directions_the_gradient_vanishes() -> None:
 def test_the_gradient_of_the_norm_has_its_published_length() -> None:
     problem = dense(8, 6)
     likelihood, noisy = exact(problem, spectrum=True), random((2, 8), torch.float64, "noisy")
-    square = Manifold(problem.prior, likelihood, length=lambda prior, missing, sigma: torch.ones(()))
+    square = Manifold(problem.prior, likelihood, length=lambda prior, missing, pulled, sigma: torch.ones(()))
     norm = Manifold(problem.prior, likelihood, length=unit_length, weight=0.1, whole=True)
     base = NullSpace(problem.prior, likelihood).estimate(noisy, SIGMA, LOWER, torch.zeros_like)
     first, second = (step.estimate(noisy, SIGMA, LOWER, torch.zeros_like) for step in (square, norm))
@@ -237,7 +254,7 @@ def test_the_gradient_of_the_norm_has_its_published_length() -> None:
 @pytest.mark.parametrize(("whole", "dmean", "null"), [(False, 0.041, 0.958), (True, 0.100, 0.865)])
 def test_the_gradient_helps_where_nothing_is_measured(whole: bool, dmean: float, null: float) -> None:
     problem = quiet(published("aniso64"))
-    found = result(problem, Manifold(problem.prior, problem.likelihood(), whole=whole), 100)
+    found = result(problem, Manifold(problem.prior, problem.likelihood(), length=free, whole=whole), 100)
     assert (found.dmean, found.sd_null) == pytest.approx((dmean, null), abs=0.01)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medrecon.iterate import run
 from medrecon.linop.laws import random
-from medrecon.solvers.square_root import square_root
-from tests.solvers.systems import hermitian
+from medrecon.solvers.krylov import cg, shifted
+from medrecon.solvers.projected import projected, square_root
+from tests.solvers.systems import Matrix, hermitian
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
@@ -19,6 +21,14 @@ def test_a_complete_krylov_space_gives_the_root(dtype: torch.dtype) -> None:
     eigenvalues, vectors = torch.linalg.eigh(matrix)
     root = vectors @ torch.diag_embed(eigenvalues.clamp_min(0).sqrt()).to(dtype) @ vectors.mH
     torch.testing.assert_close(found, torch.einsum("bij,abj->abi", root, z), atol=1e-7, rtol=0)
+
+
+def test_an_inverse_is_that_of_conjugate_gradients() -> None:
+    matrix = hermitian(torch.logspace(0, 2, 12).double()[None], torch.complex128)[0]
+    z = random((3, 12), torch.complex128, "z")
+    found = projected(lambda v: 1 / (1 + v), lambda v: v @ matrix.mT, z, 1, steps=5)
+    expected = run(cg(shifted(Matrix(matrix), 1.0), z), limit=5).x
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("steps", [5, 10, 20])
