@@ -49,10 +49,11 @@ STEPS = (20, 50, 100)
 OWN_BUDGET = {
     "enkg": "its ensemble and roll-outs cost thousands of evaluations: 32² Gaussian problem in tests/sample",
     "dflow": "every outer iteration differentiates a whole trajectory: 10 outer iterations",
-    "tmpd": "20 to 40 backward passes through the network a level: 20 levels",
+    "tmpd": "20 backward passes through the network a level: 20 levels, one draw",
+    "deqir": "every level is evaluated several times until the trajectory agrees: 20 levels",
 }
 """Methods whose steps are not one evaluation each, with the reason."""
-OWN_STEPS = {"dflow": 10, "tmpd": 20}
+OWN_STEPS = {"dflow": 10, "tmpd": 20, "deqir": 20}
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def suits(method: str, case: Case) -> bool:
 def score(case: Case, prior: Prior, method: str, steps: int, pictures: Path) -> dict[str, Any]:
     """The numbers of one method on one case."""
     start = time.perf_counter()
-    draws_wanted = draws_at(steps)
+    draws_wanted = 1 if method == "tmpd" else draws_at(steps)
     given: dict[str, Any] = {} if "average" not in METHODS[method].with_preset(_preset(method)).settings else {"average": 1}
     try:
         found = solve(
