@@ -7,7 +7,7 @@ whole images behave alike) and is told the noise level by scaling and shifting e
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -85,7 +85,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         phase = level[:, None] * self.frequencies
-        embedded = self.level(torch.cat([phase.sin(), phase.cos()], 1))
+        embedded = self.level(torch.cat([phase.sin(), phase.cos()], 1).to(x.dtype))
         y, x_size = x.shape[-2:]
         h = checkpointed(_entered, self.stem, self.down[0], padded(x, 2 ** len(self.halve)), embedded)
         skips = []
@@ -95,6 +95,14 @@ class UNet(nn.Module):
         for enlarge, blocks, skip in zip(self.enlarge[::-1], self.up[::-1], skips[::-1], strict=True):
             h = checkpointed(_merged, enlarge, blocks, h, skip, embedded)
         return self.head(h)[..., :y, :x_size]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UNet:
+        """Frequencies move with the weights but stay exact: rounded to 8 bits, 100 times a level would be wrong by a radian."""
+        exact = self.frequencies
+        super()._apply(fn, recurse)
+        if self.frequencies.dtype in (torch.bfloat16, torch.float16):
+            self.frequencies = exact.to(self.frequencies.device)
+        return self
 
     @property
     def grid(self) -> int:

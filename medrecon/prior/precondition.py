@@ -19,12 +19,12 @@ from medrecon.prior.units import RELATIVE, Units
 def preconditioned(network: nn.Module, noisy: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
     """D = c_skip u + c_out F(c_in u, ln(sigma)/4) for channel images (batch, channel, y, x) and sigma (batch,).
 
-    The network computes in the precision of its own weights, all else in that of the images.
+    The network computes in the precision of its own weights, all else, and the noise level, in that of the images.
     """
     s = sigma[:, None, None, None]
     c_in = (s**2 + sigma_data**2).rsqrt()
     kind = next((p.dtype for p in network.parameters()), noisy.dtype)
-    hidden = network((c_in * noisy).to(kind, memory_format=torch.channels_last), (sigma.log() / 4).to(kind))
+    hidden = network((c_in * noisy).to(kind, memory_format=torch.channels_last), sigma.log() / 4)
     return (sigma_data * c_in) ** 2 * noisy + s * sigma_data * c_in * hidden.to(noisy.dtype)
 
 

@@ -13,7 +13,8 @@ from medrecon.linop.laws import random
 from medrecon.prior.channels import from_channels, to_channels
 from medrecon.prior.denoiser import Prior
 from medrecon.prior.losses import DenoisingLoss, LogNormal
-from medrecon.prior.network import UNet
+from medrecon.prior.network import NETWORKS, Block, UNet
+from medrecon.prior.precision import BFloat16
 from medrecon.prior.precondition import NetworkPrior, preconditioned
 
 
@@ -206,3 +207,49 @@ def test_a_network_trained_on_a_gaussian_field_approaches_the_wiener_filter() ->
         learnt, best = (float((p.denoise(noisy, torch.tensor(sigma)) - clean).abs().square().mean()) for p in (prior, Wiener(spectrum)))
         scalar = float((noisy * 0.09 / (0.09 + sigma**2) - clean).abs().square().mean())
         assert learnt < best + 0.15 * (scalar - best), (sigma, learnt, best, scalar)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_knows_the_noise_level(kind: torch.dtype) -> None:
+    """Sines of up to 100 ln(sigma)/4: rounded before the product, they would be those of another level."""
+    seen: list[Tensor] = []
+    for network in (small_network(), small_network().to(kind)):
+        network.level.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].float()))
+        found = preconditioned(network, torch.ones(4, 2, 8, 8), torch.tensor([0.003, 0.05, 0.7, 18.0]), 0.3)
+        assert found.dtype == torch.float32
+    torch.testing.assert_close(seen[1], seen[0], atol=0.004, rtol=0)
+
+
+def level_bound(network: UNet) -> UNet:
+    """The network with blocks that depend on the noise level, as trained ones do."""
+    for block in network.modules():
+        if isinstance(block, Block):
+            nn.init.normal_(block.film.weight, std=1.0)
+            nn.init.normal_(block.second.weight, std=0.2)
+    return network
+
+
+def test_autocast_leaves_the_denoiser_nearly_as_it_is() -> None:
+    network = level_bound(small_network())
+    x, sigma = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0.05, 0.7])
+    found = preconditioned(BFloat16(network), x, sigma, 0.3)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, preconditioned(network, x, sigma, 0.3), atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("shape", [(32, 32), (33, 47)])
+def test_every_configuration_takes_images_of_any_size(name: str, shape: tuple[int, int]) -> None:
+    network = UNet(1, **NETWORKS[name])
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    with torch.no_grad():
+        found = network(torch.randn(1, 1, *shape), torch.zeros(1))
+    assert found.shape == (1, 1, *shape)
+    assert bool(found.isfinite().all())
+
+
+def test_the_large_configuration_is_within_three_times_the_limit_of_shipped_weights() -> None:
+    sizes = {name: sum(p.numel() for p in UNet(2, **settings).parameters()) for name, settings in NETWORKS.items()}
+    assert 4 * sizes["unet_full"] < 16 * 2**20
+    assert 4 * sizes["large"] < 3 * 16 * 2**20
+    assert 4 <= sizes["large"] / sizes["unet_full"] <= 8
