@@ -27,6 +27,9 @@ Progress = Callable[[int, int, str], None]
 FAR = 4.0
 """chi^2 per datum above which the image does not explain the data."""
 
+RUNAWAY = 10.0
+"""So many times the chi^2 of an empty image is no image any more."""
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -200,6 +203,7 @@ def run_recipe(
         raise Diverged(f"method {ready.name}: {error}; or {ready.remedy}") from error
     found = finished.x.reshape(samples, average, *finished.x.shape[1:]).mean(1) if draws > 1 else finished.x
     chi2 = likelihood.chi2(found) if likelihood.noisy else None
+    _check_fit(ready, likelihood, x[0], chi2)
     log = {
         "settings": ready.told(),
         "steps_done": finished.n_steps,
@@ -210,6 +214,17 @@ def run_recipe(
         "seconds": round(time.monotonic() - start, 3),
     }
     return Solution(found, log, ready.spread)
+
+
+def _check_fit(ready: Recipe, likelihood: Likelihood, nothing: Tensor, chi2: Tensor | None) -> None:
+    """Raises `Diverged` where an image explains the data far worse than no image does: a run that left the road."""
+    if chi2 is None or ready.kind == "classical":
+        return
+    bound = RUNAWAY * likelihood.chi2(nothing).clamp_min(1)
+    if not bool((chi2 <= bound).all()):
+        raise Diverged(
+            f"method {ready.name}: the image explains the data worse than none (chi2 {float(chi2.max()):.3g} per datum): {ready.remedy}"
+        )
 
 
 def _far_from_the_data(ready: Recipe, chi2: Tensor | None) -> list[str]:

@@ -143,3 +143,25 @@ def test_noise_free_data_run_where_no_noise_level_is_needed() -> None:
     x, _ = draws(prior, cov, A, 1)
     found = solve(A, A(x), "sense", noise_std=0, steps=60)
     torch.testing.assert_close(A(found.mean), A(x), atol=1e-5, rtol=0)
+
+
+class Runaway(Prior):
+    """Finite, and far from anything."""
+
+    def denoise(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        return noisy + 1e6
+
+
+def test_a_run_that_left_the_road_says_what_to_change() -> None:
+    A, _, cov = problem()
+    _, y = draws(Gaussian(torch.zeros(N, dtype=torch.float64), cov), cov, A, 2)
+    with pytest.raises(Diverged, match=r"method ddnm: .*worse than none.*cg_steps"):
+        solve(A, y, "ddnm", prior=Runaway(), noise_std=NOISE, steps=3)
+
+
+def test_an_image_that_misses_the_data_is_told() -> None:
+    A, prior, cov = problem()
+    _, y = draws(prior, cov, A, 2)
+    stubborn = Gaussian(torch.ones(N, dtype=torch.float64), 1e-6 * torch.eye(N, dtype=torch.float64))
+    found = solve(A, y, "red", prior=stubborn, noise_std=NOISE, steps=20)
+    assert any("explains the data badly" in warning for warning in found.log["warnings"])
