@@ -115,7 +115,7 @@ def seen(images: Tensor) -> Tensor:
 
 def summary(found: dict[str, list[Near]]) -> dict[str, Any]:
     """Correlations of each kind of image, and the verdict on memory."""
-    numbers = {
+    numbers: dict[str, dict[str, Any]] = {
         kind: {
             "nearest": [round(near.correlation, 3) for near in nears],
             "mean": round(float(np.mean([near.correlation for near in nears])), 3),
