@@ -114,7 +114,7 @@ def known(modality: str) -> str:
 def kind_of(modality: str, image: Array, source: str) -> Modality:
     """How to treat a slice: as the modality says; for "generic" as its file says (`source`: DICOM's Modality or "")
     and, where that says nothing, 8-bit numbers are B-mode, negative real ones HU, others magnitudes."""
-    if modality != GENERIC:
+    if known(modality) != GENERIC:
         return MODALITIES[modality]
     told = {"CT": "ct", "US": "ultrasound", "MR": "mr"}.get(source)
     if told is None and image.dtype == np.uint8:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from medrecon.prior.network import UNet
 from medrecon.prior.train import PATIENCE, Plan, train
 
 PLAN = Plan(iterations=24, learning_rate=1e-2, warm_up=5, every=5, seed=4)
+LONG = replace(PLAN, iterations=300, every=4)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -73,23 +73,43 @@ def test_a_run_that_was_ended_twice_gives_the_same_weights(tmp_path: Path) -> No
     assert_equal(trained(tmp_path / "ended.checkpoint"), whole)
 
 
-def test_a_killed_process_gives_the_same_weights(tmp_path: Path) -> None:
-    code = (
-        f"import sys, time; from pathlib import Path; from tests.prior.{Path(__file__).stem} import trained\n"
-        "def report(done, loss): print(done, flush=True); time.sleep(0.05)\n"
-        "trained(Path(sys.argv[1]), report=report)"
-    )
+KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+from tests.prior.test_training_loop import LONG, trained
+
+torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # what it imports late, for all children at once
+
+checkpoint, moments = Path(sys.argv[1]), random.Random(6)
+for kill in range(10):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:  # torch is loaded, but has not computed yet: its threads are the child's own
+        def report(done, loss):
+            os.write(write, b"%d " % done)
+            time.sleep(0.01)
+        trained(checkpoint, LONG, report)
+        os._exit(0)
+    os.close(write)
+    os.read(read, 16)  # it has made a step
+    time.sleep(moments.uniform(0, 0.15))
+    os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_a_process_killed_at_ten_random_moments_gives_the_same_weights(tmp_path: Path) -> None:
     checkpoint = tmp_path / "killed.checkpoint"
-    child = subprocess.Popen([sys.executable, "-c", code, str(checkpoint)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    for line in child.stdout:
-        if int(line) == 12:
-            os.kill(child.pid, signal.SIGKILL)
-            break
-    assert child.wait() == -signal.SIGKILL
-    child.stdout.close()
-    assert checkpoint.exists()
-    assert_equal(trained(checkpoint), trained(tmp_path / "whole.checkpoint"))
+    command = [sys.executable, "-c", KILLS, str(checkpoint)]
+    killed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    assert killed == ["9"] * 10  # SIGKILL, not an end of its own
+    steps: list[int] = []
+    found = trained(checkpoint, LONG, lambda done, loss: steps.append(done))
+    assert 1 < steps[0] <= LONG.iterations
+    assert_equal(found, trained(tmp_path / "whole.checkpoint", replace(LONG, every=100)))
 
 
 def test_a_finished_run_gives_its_weights_again(tmp_path: Path) -> None:
