@@ -42,8 +42,8 @@ class PseudoinverseGuided(Consistency):
     linearised at D. A biased sampler, unless the prior is white: then it is the proximal step.
 
     Along directions where sigma^2 J is much more than r^2 (the low frequencies of images) the published step overshoots, and
-    in few levels it diverges. `bounded` goes no farther along it than the minimum of |A x - y|^2 + (x - D)^H V^-1 (x - D):
-    a factor of at most 1, and just 1 where V = r^2.
+    in few levels it diverges. `bounded` goes along it just to the minimum of |A x - y|^2 + (x - D)^H V^-1 (x - D): the same
+    step where V = r^2.
     """
 
     item_levels = True
@@ -79,10 +79,10 @@ class PseudoinverseGuided(Consistency):
 
 
 def _length(likelihood: Gaussian, downhill: Tensor, pull: Tensor, move: Tensor) -> Tensor:
-    """argmin over t in [0, 1] of |A (D + t move) - y|^2 + t^2 move^H V^-1 move, where move = V pull."""
+    """argmin over t >= 0 of |A (D + t move) - y|^2 + t^2 move^H V^-1 move, where move = V pull."""
     axes = len(likelihood.domain)
     curvature = inner(move, likelihood.normal(move), axes) + inner(pull, move, axes)
-    return ratio(inner(downhill, move, axes), curvature).clamp(0, 1)
+    return ratio(inner(downhill, move, axes), curvature).clamp_min(0)
 
 
 class MomentMatched(Consistency):

@@ -80,7 +80,7 @@ PAIRS: tuple[Recipe, ...] = (
                 "schedule": vp_levels,
             }
         },
-        bias=(0.10, 0.97, 1.04),
+        bias=(0.10, 0.95, 1.04),
     ),
     Recipe(
         name="tmpd",

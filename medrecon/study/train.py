@@ -59,14 +59,17 @@ class TrainingRun:
     report_every: int = 500
 
     def __post_init__(self) -> None:
-        natural = default_field(self.modality)
-        object.__setattr__(self, "field", self.field or natural)
-        _one_of("field", self.field, ("complex", "real"))
+        _one_of("field", self.image_field, ("complex", "real"))
         _one_of("objective", self.objective, tuple(OBJECTIVES))
         _one_of("network", self.network, tuple(NETWORKS))
         _one_of("precision", self.precision, PRECISIONS)
         if self.out.suffix != ".safetensors":
             raise BadInput(f"{self.out}: weights are written as .safetensors: give a name that ends so")
+
+    @property
+    def image_field(self) -> str:
+        """The field asked for, or that of the modality."""
+        return self.field or default_field(self.modality)
 
     @property
     def checkpoint(self) -> Path:
@@ -76,7 +79,7 @@ class TrainingRun:
     def command(self) -> str:
         """The shell line that repeats this run."""
         parts = ["medrecon", "train", *(p.name for p in self.data), "-o", self.out.name]
-        parts += ["--modality", self.modality, "--field", self.field]
+        parts += ["--modality", self.modality, "--field", self.image_field]
         parts += ["--iterations", str(self.iterations), "--batch", str(self.batch), "--patch", str(self.patch)]
         parts += ["--learning-rate", f"{self.learning_rate:g}", "--seed", str(self.seed), "--domain", self.domain]
         for flag, value, usual in (
@@ -123,7 +126,7 @@ def _start(run: TrainingRun) -> _Start:
     learn, check = _split(images, run.validate)
     network, sigma_data = _initial(run, learn)
     network = network.to(choose_device(run.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loss, patches = OBJECTIVES[run.objective](sigma_data), Patches(learn, run.patch, run.batch, run.field)
+    loss, patches = OBJECTIVES[run.objective](sigma_data), Patches(learn, run.patch, run.batch, run.image_field)
     return _Start(everything, images, learn, check, network, loss, patches, _precision(run, network, loss, patches))
 
 
@@ -161,7 +164,7 @@ def train_from_files(run: TrainingRun, progress: Callable[[int, int, str], None]
     """
     start = _start(run)
     prior = NetworkPrior(
-        start.network, field=run.field, sigma_data=start.loss.sigma_data, sigma_range=(LOW, HIGH), units=units_of(run.modality)
+        start.network, field=run.image_field, sigma_data=start.loss.sigma_data, sigma_range=(LOW, HIGH), units=units_of(run.modality)
     )
     course = Course(run.out, prior, start.check, run.iterations, run.report_every, progress, goes_on=run.checkpoint.exists())
     weights = train(
@@ -188,7 +191,7 @@ def train_from_files(run: TrainingRun, progress: Callable[[int, int, str], None]
 def _circumstances(run: TrainingRun, start: _Start) -> dict[str, Any]:
     """What must be the same when a run goes on. What is as usual is None, so that checkpoints from before it could be chosen hold."""
     return {
-        "field": run.field,
+        "field": run.image_field,
         "batch": run.batch,
         "patch": run.patch,
         "init": None if run.init is None else sha256(run.init),
@@ -205,7 +208,7 @@ def _facts(run: TrainingRun, start: _Start, prior: NetworkPrior, minutes: float)
     trained_on = " (trained on as well)" if start.check is start.learn else ""
     return {
         "network": start.network.settings,
-        "field": run.field,
+        "field": run.image_field,
         "domain": run.domain,
         "units": prior.units.facts(),
         "sigma_data": prior.sigma_data,
@@ -229,14 +232,14 @@ def _facts(run: TrainingRun, start: _Start, prior: NetworkPrior, minutes: float)
 
 def _initial(run: TrainingRun, learn: ImageSet) -> tuple[UNet, float]:
     """The network to train and its sigma_data: a new one, or that of a prior to go on from."""
-    channels = 2 if run.field == "complex" else 1
+    channels = 2 if run.image_field == "complex" else 1
     if run.init is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
             return UNet(channels=channels, **NETWORKS[run.network]), round(_rms(learn) / math.sqrt(channels), 3)
     prior = store.load_network(run.init)
-    if prior.field != run.field:
-        raise BadInput(f"{run.init}: a prior of {prior.field} images cannot start one of {run.field} images")
+    if prior.field != run.image_field:
+        raise BadInput(f"{run.init}: a prior of {prior.field} images cannot start one of {run.image_field} images")
     if run.modality != GENERIC and prior.units != units_of(run.modality):
         raise BadInput(f"{run.init}: a prior in units {prior.units.name} cannot start one in {units_of(run.modality).name}")
     network, wanted = prior.network, NETWORKS[run.network]

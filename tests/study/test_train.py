@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,18 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from medrecon.errors import BadInput
 from medrecon.prior import store
+from medrecon.prior.losses import OBJECTIVES
 from medrecon.prior.network import NETWORKS
+from medrecon.prior.units import HOUNSFIELD
 from medrecon.study import measures
 from medrecon.study import train as study
 from medrecon.study.images import ImageSet, read_images, with_phase
 from medrecon.study.patches import Patches
-from medrecon.study.train import TrainingRun, train_from_files
+from medrecon.study.train import TrainingRun, cost, train_from_files
 
 SMALL = {"widths": (4, 6), "blocks": (1, 1), "embedding": 8}
 
@@ -234,3 +238,83 @@ def test_the_card_repeats_its_numbers(archive: Path, tmp_path: Path) -> None:
     rows = re.findall(r"^\| ([\d.e-]+) \| ([\d.e-]+) \|$", store.card(path), re.M)
     assert [float(a) for a, _ in rows] == pytest.approx([s for s, _ in facts["error_curve"]], rel=1e-3)
     assert [float(b) for _, b in rows] == pytest.approx([e for _, e in facts["error_curve"]], rel=1e-3)
+
+
+def test_the_course_is_written_while_it_trains_and_goes_on_after_an_end(archive: Path, tmp_path: Path) -> None:
+    def end(done: int, total: int, text: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    run = order(tmp_path / "own.safetensors", archive, iterations=6, report_every=2, validate=["carl"])
+    with pytest.raises(KeyboardInterrupt):
+        train_from_files(run, end)
+    with Image.open(tmp_path / "own.png") as picture:
+        assert picture.size == (3 * 24, 3 * 24)  # noisy, denoised and clean at three noise levels
+    texts: list[str] = []
+    train_from_files(run, lambda done, total, text: texts.append(text))
+    rows = list(csv.DictReader((tmp_path / "own.csv").open()))
+    assert [row["iteration"] for row in rows] == ["2", "4", "6"]
+    assert all(10 < float(row["psnr_0.1"]) < 60 for row in rows)
+    assert "PSNR 0.02: " in texts[-1]
+
+
+def test_looking_at_the_course_does_not_change_the_weights(archive: Path, tmp_path: Path) -> None:
+    a, b = (train_from_files(order(tmp_path / f"{n}.safetensors", archive, report_every=n)) for n in (0, 1))
+    a, b = (store.load_network(path).network.state_dict() for path in (a, b))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not (tmp_path / "0.csv").exists()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_trains(archive: Path, tmp_path: Path, objective: str) -> None:
+    path = train_from_files(order(tmp_path / "own.safetensors", archive, objective=objective, modality="mr", field="real"))
+    assert store.metadata(path)["card"]["objective"] == objective
+    assert all(np.isfinite(error) for _, error in store.metadata(path)["error_curve"])
+
+
+def test_ct_weights_carry_their_units(tmp_path: Path) -> None:
+    images = (pictures(6, 0) * 20 - 1000).astype(np.int16)
+    np.savez(tmp_path / "ct.npz", images=images, subject=np.repeat(["a", "b", "c"], 2))
+    path = train_from_files(order(tmp_path / "ct.safetensors", tmp_path / "ct.npz", modality="ct"))
+    prior = store.load(path)
+    assert (prior.field, prior.units, prior.scale(24)) == ("real", HOUNSFIELD, 1.0)
+    assert "x = (HU + 1000) / 2000, clipped to 0 to 1.5" in store.card(path)
+    with pytest.raises(BadInput, match="units HU cannot start one in relative"):
+        train_from_files(order(tmp_path / "mr.safetensors", tmp_path / "ct.npz", modality="mr", field="real", init=path))
+
+
+def test_a_generic_prior_learns_from_all_kinds(archive: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "ct.npz", images=(pictures(3, 0) * 20 - 1000).astype(np.int16), subject=np.array(["x", "y", "z"]))
+    path = train_from_files(order(tmp_path / "all.safetensors", archive, tmp_path / "ct.npz", modality="generic", validate=["x", "anna"]))
+    assert store.load(path).field == "complex"
+    assert store.load(path).scale(8) < 1  # from the magnitudes alone
+
+
+def test_the_precision_of_the_first_start_holds(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(done: int, total: int, text: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "faster_precision", lambda *arguments: "bfloat16")
+    run = order(tmp_path / "own.safetensors", archive, precision="auto")
+    with pytest.raises(KeyboardInterrupt):
+        train_from_files(run, end)
+    monkeypatch.setattr(study, "faster_precision", lambda *arguments: "float32")
+    assert store.metadata(train_from_files(run))["card"]["precision"] == "bfloat16 on cpu"
+    whole = train_from_files(order(tmp_path / "whole.safetensors", archive, precision="bfloat16"))
+    a, b = (store.load_network(path).network.state_dict() for path in (run.out, whole))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_cost_is_said_without_writing(archive: Path, tmp_path: Path) -> None:
+    text = cost(order(tmp_path / "own.safetensors", archive, iterations=3600))
+    assert "12 images of 4 subjects to learn from, 3 to check on" in text
+    seconds, hours = (float(n) for n in re.findall(r"([\d.e-]+) s an iteration, about ([\d.e-]+) h", text)[0])
+    assert hours == pytest.approx(seconds, rel=0.1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images.npz"]
+
+
+def test_weights_of_another_network_cannot_be_gone_on_with(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = train_from_files(order(tmp_path / "first.safetensors", archive, iterations=1))
+    monkeypatch.setitem(NETWORKS, "large", {**SMALL, "blocks": (1, 2)})
+    with pytest.raises(BadInput, match="choose the one that it has"):
+        train_from_files(order(tmp_path / "second.safetensors", archive, init=first, network="large"))
