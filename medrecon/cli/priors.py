@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medrecon.cli.options import Force, Seed, slices_of
-from medrecon.cli.outputs import check_targets, staged
+from medrecon.cli.outputs import check_targets, staged, writable
 from medrecon.cli.session import Session, jsonable
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def priors(
         typer.Option("--check", metavar="IMAGE", help="Denoise this image beside TV and BM3D, test identities.", show_default=False),
     ] = None,
     imported: Annotated[
-        Path | None, typer.Option("--import", metavar="FILE", help="Take in weights from elsewhere.", show_default=False)
+        Path | None, typer.Option("--import", metavar="FILE", help="Take in weights, or a folder of diffusers.", show_default=False)
     ] = None,
     output: Annotated[
         str | None,
@@ -65,10 +65,12 @@ def _list(session: Session) -> None:
 
 
 def _import(session: Session, source: Path, name: str | None, force: bool) -> None:
+    from medrecon.files import check_target
     from medrecon.study.adopt import adopt, adopted_path
 
     target = adopted_path(source, name)
-    check_targets([target], force)
+    check_target(target, force)
+    writable(target)
     session.inputs = [source]
     session.outputs = adopt(source, target, force=force)
     known = target.stem if name is None or name == target.stem else str(target)

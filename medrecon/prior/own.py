@@ -18,3 +18,8 @@ def own_folder() -> Path:
 def own_weights() -> list[Path]:
     """The files of the user's own priors, by name."""
     return sorted(own_folder().glob("*.safetensors"))
+
+
+def own_folders() -> list[Path]:
+    """Priors of the user that are folders (diffusers), by name."""
+    return sorted(path for path in own_folder().glob("*") if path.is_dir() and not path.name.startswith("."))

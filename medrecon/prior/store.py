@@ -18,7 +18,7 @@ from medrecon.prior.denoiser import Prior
 from medrecon.prior.diffusers_folder import from_diffusers, is_diffusers_folder
 from medrecon.prior.handcrafted import BY_NAME
 from medrecon.prior.network import UNet
-from medrecon.prior.own import own_folder, own_weights
+from medrecon.prior.own import own_folder, own_folders, own_weights
 from medrecon.prior.precondition import NetworkPrior
 from medrecon.prior.units import Units
 
@@ -32,7 +32,8 @@ CHANNEL_BYTES = 38
 def available() -> dict[str, dict[str, Any]]:
     """The shipped priors, the user's own and the handcrafted ones: name -> metadata (field, domain, figures, ...), weights unread."""
     learnt = {path.stem: metadata(path) for path in (*own_weights(), *sorted(WEIGHTS.glob("*.safetensors")))}
-    return {**learnt, **{name: _handcrafted_facts(name) for name in BY_NAME}}
+    folders = {path.name: {"domain": path.name, "card": {"what": "a folder of diffusers"}} for path in own_folders()}
+    return {**folders, **learnt, **{name: _handcrafted_facts(name) for name in BY_NAME}}
 
 
 def card(name: str | os.PathLike[str]) -> str:
@@ -132,7 +133,8 @@ def _path(name: str | os.PathLike[str]) -> Path:
         path = folder / f"{text}.safetensors"
         if path.exists():
             return path
-    if is_diffusers_folder(text):
-        return Path(text)
-    known = [*sorted(p.stem for p in (*WEIGHTS.glob("*.safetensors"), *own_weights())), *BY_NAME]
+    for path in (Path(text), own_folder() / text):
+        if is_diffusers_folder(path):
+            return path
+    known = [*sorted(p.stem for p in (*WEIGHTS.glob("*.safetensors"), *own_weights(), *own_folders())), *BY_NAME]
     raise BadInput(f"no prior named {text!r}: there are {', '.join(known)}{nearest(text, known)}; or give a path")

@@ -11,6 +11,7 @@ from medrecon.errors import BadInput, MedreconError, OutputExists
 from medrecon.prior import store
 from medrecon.prior.own import own_folder
 from medrecon.study.adopt import adopt, adopted_path
+from tests.prior.test_diffusers_folder import folder, stand_in  # noqa: F401
 from tests.prior.test_store import saved
 
 
@@ -46,6 +47,8 @@ def test_a_name_is_a_name_and_a_path_a_path(tmp_path: Path, home: Path, monkeypa
 def test_names_of_shipped_priors_and_no_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="shipped prior"):
         adopted_path(tmp_path / "brain.safetensors", None)
+    with pytest.raises(BadInput, match="shipped prior"):
+        adopted_path(tmp_path / "a.safetensors", "tv")
     for name in ("", ".x"):
         with pytest.raises(BadInput, match="no name"):
             adopted_path(tmp_path / "a.safetensors", name)
@@ -62,6 +65,27 @@ def test_what_cannot_be_loaded_is_not_imported(tmp_path: Path, home: Path) -> No
     assert not home.exists()
 
 
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("pipeline", [False, True])
+def test_a_folder_of_diffusers_is_taken_in_without_what_else_lies_in_it(tmp_path: Path, home: Path, pipeline: bool) -> None:
+    source = folder(tmp_path / "hearts", pipeline=pipeline)
+    (source / "weights.bin").write_bytes(b"pickle")
+    with pytest.raises(BadInput, match="stays a folder"):
+        adopt(source, adopted_path(source, "hearts.safetensors"))
+    (written,) = adopt(source, adopted_path(source, None))
+    assert written == home / "priors" / "hearts"
+    assert not list(written.rglob("*.bin"))
+    assert "hearts" in store.available()
+    noisy, sigma = torch.randn(1, 8, 6), torch.tensor(0.3)
+    torch.testing.assert_close(store.load("hearts").denoise(noisy, sigma), store.load(source).denoise(noisy, sigma))
+    with pytest.raises(OutputExists):
+        adopt(source, adopted_path(source, None))
+    adopt(source, adopted_path(source, None), force=True)
+    (tmp_path / "papers").mkdir()
+    with pytest.raises(BadInput, match="holds something else"):
+        adopt(source, tmp_path / "papers", force=True)
+
+
 def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     source = saved(tmp_path / "knee.safetensors")
     target = adopted_path(source, None)
@@ -69,7 +93,7 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     with pytest.raises(OutputExists):
         adopt(source, target)
     adopt(source, target, force=True)
-    with pytest.raises(BadInput, match="is the file itself"):
+    with pytest.raises(BadInput, match="is the source itself"):
         adopt(target, target, force=True)
     with pytest.raises(BadInput, match="ends so"):
         adopt(source, tmp_path / "x.pt")
