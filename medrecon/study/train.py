@@ -29,6 +29,7 @@ from medrecon.study.measures import denoising_psnr, error_curve, kappas
 from medrecon.study.modalities import GENERIC, default_field, units_of
 from medrecon.study.patches import Patches
 
+NOT_STATED = "subjects that are not stated"
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -219,7 +220,8 @@ def _facts(run: TrainingRun, start: _Start, prior: NetworkPrior, minutes: float)
             "training subjects": ", ".join(sorted(set(start.learn.subjects))),
             "training images": str(len(start.learn)),
             "validation subjects": ", ".join(sorted(set(start.check.subjects))) + trained_on,
-            "never seen": ", ".join(sorted(set(start.everything.subjects) - set(start.images.subjects))) or "none set apart",
+            "never seen": _never_seen(run, set(start.everything.subjects) - set(start.images.subjects)),
+            **({} if run.init is None else {"started from": f"{run.init.name}, trained on {_seen_before(run) or NOT_STATED}"}),
             "licence": run.licence,
             "command": run.command(),
             "objective": run.objective,
@@ -228,6 +230,18 @@ def _facts(run: TrainingRun, start: _Start, prior: NetworkPrior, minutes: float)
             "seed": str(run.seed),
         },
     }
+
+
+def _never_seen(run: TrainingRun, apart: set[str]) -> str:
+    """The subjects set apart that the weights it started from have not seen either."""
+    before = _seen_before(run)
+    names = ", ".join(sorted(apart - set(before.split(", ")))) or "none set apart"
+    return names if before or run.init is None or not apart else f"{names} (by this run; the weights it started from: {NOT_STATED})"
+
+
+def _seen_before(run: TrainingRun) -> str:
+    """The training subjects in the card of the weights that it started from."""
+    return "" if run.init is None else str(store.metadata(run.init).get("card", {}).get("training subjects", ""))
 
 
 def _initial(run: TrainingRun, learn: ImageSet) -> tuple[UNet, float]:

@@ -318,3 +318,14 @@ def test_weights_of_another_network_cannot_be_gone_on_with(archive: Path, tmp_pa
     monkeypatch.setitem(NETWORKS, "large", {**SMALL, "blocks": (1, 2)})
     with pytest.raises(BadInput, match="choose the one that it has"):
         train_from_files(order(tmp_path / "second.safetensors", archive, init=first, network="large"))
+
+
+def test_what_the_start_has_seen_is_not_called_unseen(archive: Path, tmp_path: Path) -> None:
+    first = train_from_files(order(tmp_path / "first.safetensors", archive, iterations=1, exclude=["odd-1"], validate=["carl"]))
+    run = order(tmp_path / "second.safetensors", archive, iterations=1, exclude=["odd*"], validate=["carl"], init=first)
+    card = store.load_network(train_from_files(run)).card
+    assert card["never seen"] == "odd-1"
+    assert card["started from"] == "first.safetensors, trained on anna, bert, odd-2"
+    store.save(first, store.load_network(first).network.state_dict(), {**store.metadata(first), "card": {}})
+    card = store.load_network(train_from_files(replace(run, out=tmp_path / "third.safetensors"))).card
+    assert card["never seen"].startswith("odd-1, odd-2 (by this run")
