@@ -29,4 +29,4 @@ def methods(
         rows = [(method, entry["kind"], entry["needs"], list(entry["presets"]), entry["summary"]) for method, entry in known.items()]
         session.table(("method", "kind", "needs", "presets", "summary"), rows)
     else:
-        session.facts(known[name])
+        session.facts({key: value for key, value in known[name].items() if key != "notes"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
@@ -40,7 +41,10 @@ def catalogue(methods: Mapping[str, Recipe]) -> dict[str, dict[str, Any]]:
             "summary": recipe.summary,
             "reference": recipe.reference,
             "needs": list(recipe.needs),
-            "bias": None if recipe.bias is None else dict(zip(("mean", "measured", "unmeasured"), recipe.bias, strict=True)),
+            "good_for": recipe.good_for,
+            "evaluations": recipe.evaluations,
+            "bias": None if recipe.bias is None else dict(zip(("mean", "measured", "unmeasured"), recipe.bias, strict=False)),
+            "notes": {part.__name__: getdoc(part) or "" for part in _bare(recipe)},
             "settings": _own(recipe.with_preset(recipe.default_preset(1)).settings),
             "presets": {
                 preset: {**_own(recipe.with_preset(preset).settings), **_readable_all(recipe.parts.get(preset, {}))}
@@ -49,6 +53,14 @@ def catalogue(methods: Mapping[str, Recipe]) -> dict[str, dict[str, Any]]:
         }
         for name, recipe in methods.items()
     }
+
+
+def _bare(recipe: Recipe) -> list[Any]:
+    """The classes and functions of all presets, without what is fixed in them."""
+    ready = [recipe.with_preset(preset) for preset in recipe.presets or [None]]
+    parts = [part for one in ready for part in one.functions()]
+    bare = [inspect.unwrap(part.func if isinstance(part, partial) else part) for part in parts]
+    return list(dict.fromkeys(bare))
 
 
 def _own(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,16 +75,19 @@ def _readable_all(values: Mapping[str, Any]) -> dict[str, Any]:
 def markdown_page(known: Mapping[str, Mapping[str, Any]]) -> str:
     """The whole page."""
     rows = [
-        f"| [`{name}`](#{name}) | {entry['kind']} | {_bias(entry)} | {', '.join(entry['needs']) or 'nothing'} | {entry['summary']} |"
+        f"| [`{name}`](#{name}) | {entry['kind']} | {_bias(entry)} | {entry['evaluations']} | {', '.join(entry['needs']) or 'nothing'} "
+        f"| {entry['good_for']} |"
         for name, entry in known.items()
     ]
-    table = "\n".join(["| method | kind | bias: mean, spread | needs | summary |", "|---|---|---|---|---|", *rows])
+    table = "\n".join(["| method | kind | bias: mean, spread | NFE a level | needs | good for |", "|---|---|---|---|---|---|", *rows])
     return "\n".join([HEAD, table, *(_chapter(name, entry) for name, entry in known.items()), _plugins(), _preparation()])
 
 
 def _bias(entry: Mapping[str, Any]) -> str:
     found = entry["bias"]
-    return "" if found is None else f"{found['mean']:.2f}, {_times(found['measured'])} / {_times(found['unmeasured'])}"
+    if found is None:
+        return ""
+    return f"{found['mean']:.2f}" + (f", {_times(found['measured'])} / {_times(found['unmeasured'])}" if "measured" in found else "")
 
 
 def _times(ratio: float) -> str:
@@ -89,7 +104,13 @@ def _chapter(name: str, entry: Mapping[str, Any]) -> str:
     for key in keys:
         cells = [f"`{values[key]}`" if key in values else "" for values in columns.values()]
         lines.append(f"| {f'`{key}`' if key in settings else key} |" + "".join(f" {cell} |" for cell in cells))
+    for part, text in entry["notes"].items():
+        lines += ["", f"`{part}`: {_paragraphs(text)}"]
     return "\n".join(lines)
+
+
+def _paragraphs(text: str) -> str:
+    return text.replace("<", "&lt;")
 
 
 def _plugins() -> str:

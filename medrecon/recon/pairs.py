@@ -31,6 +31,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="dds",
         summary="Decomposed diffusion sampling: denoise, then conjugate gradients on the data, level by level.",
+        good_for="the default: images and honest spread for any linear operator, nothing is differentiated",
+        evaluations="1",
         reference="Chung et al. 2024, arXiv:2303.05754; Zhang et al. 2024, arXiv:2407.01521; Zhu et al. 2023, arXiv:2305.08995",
         kind="sampler",
         consistency=_MEAN,
@@ -54,6 +56,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="dps",
         summary="Diffusion posterior sampling: the gradient of the data term through the denoiser, any likelihood.",
+        good_for="any differentiable operator or noise law; sharp single images",
+        evaluations="1, differentiated",
         reference="Chung et al. 2023, arXiv:2209.14687",
         kind="biased",
         consistency=PosteriorGradient,
@@ -67,6 +71,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="pigdm",
         summary="Pseudoinverse guidance: the residual weighed by the prior's error, then taken through the denoiser.",
+        good_for="linear operators where the prior's own correlations matter; few levels",
+        evaluations="1, differentiated",
         reference="Song et al. 2023, openreview 9_gsMA8MRKQ",
         kind="biased",
         consistency=partial(PseudoinverseGuided, variance=seen_error),
@@ -85,6 +91,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="tmpd",
         summary="Moment matching: the prior's own covariance, by its Jacobian, between denoised image and data.",
+        good_for="a reference for other methods on small problems; uncertainty where gradients are cheap",
+        evaluations="1 and about 10 gradients",
         reference="Boys et al. 2023, arXiv:2310.06721; Rozet et al. 2024, arXiv:2405.13712",
         kind="sampler",
         consistency=MomentMatched,
@@ -98,6 +106,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="diffpir",
         summary="Half-quadratic splitting: a proximal step as wide as the noise level, then fresh noise.",
+        good_for="one good image in few levels; its spread times 1.41 is nearly the posterior's",
+        evaluations="1",
         reference="Zhu et al. 2023, arXiv:2305.08995",
         kind="biased",
         consistency=HalfQuadratic,
@@ -111,6 +121,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="dmps",
         summary="The likelihood of the noisy image itself for an uninformative prior; nothing is differentiated.",
+        good_for="a cheap start where noise is far below the signal",
+        evaluations="1",
         reference="Meng and Kabashima 2022, arXiv:2211.12343",
         kind="biased",
         consistency=NoisyLikelihood,
@@ -124,6 +136,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="nrlg",
         summary="Noise-refined likelihood guidance: the predicted noise is corrected by a likelihood score in closed form.",
+        good_for="a deterministic-like dds step for samplers of higher order",
+        evaluations="1",
         reference="Noise-refined likelihood guidance (from its abstract); Meng and Kabashima 2022, arXiv:2211.12343",
         kind="biased",
         consistency=partial(RefinedNoise, variance=seen_error),
@@ -135,6 +149,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="daps",
         summary="Decoupled annealing: a draw given the denoised image and the data, then fresh noise; langevin: any likelihood.",
+        good_for="uncertainty with any likelihood (preset langevin); phase retrieval with ode_steps > 1",
+        evaluations="1",
         reference="Zhang et al. 2024, arXiv:2407.01521",
         kind="sampler",
         consistency=partial(Decoupled, variance=seen_error),
@@ -156,6 +172,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="flowdps",
         summary="Posterior sampling for flow models: a proximal step that fades with the noise, as long as noise drowns the data.",
+        good_for="priors trained as flows, in few steps",
+        evaluations="1",
         reference="Kim et al. 2025, arXiv:2503.08136",
         kind="biased",
         consistency=partial(Damped, variance=seen_error),
@@ -169,6 +187,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="ald",
         summary="Annealed Langevin dynamics on the posterior's score, any likelihood; slow where the data see weakly.",
+        good_for="any likelihood, when time is no concern; a baseline of the literature",
+        evaluations="3",
         reference="Jalal et al. 2021, arXiv:2108.01368",
         kind="biased",
         consistency=AnnealedLikelihood,
@@ -183,6 +203,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="ddnm",
         summary="Null-space projection: the data fix what is measured down to their own noise, the prior fills in the rest.",
+        good_for="exact data (noise_std=0): inpainting, missing k-space of one coil",
+        evaluations="1",
         reference="Wang et al. 2023, arXiv:2212.00490",
         kind="sampler",
         consistency=NullSpace,
@@ -200,6 +222,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="ddrm",
         summary="Restoration in the eigenbasis of the operator: each coefficient mixes data and denoised image by its own noise.",
+        good_for="operators with a known eigenbasis: one coil, blur, masks; 20 levels",
+        evaluations="1",
         reference="Kawar et al. 2022, arXiv:2201.11793",
         kind="biased",
         consistency=Spectral,
@@ -213,6 +237,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="mcg",
         summary="Manifold constrained gradient: projection on the data, and their misfit through the denoiser elsewhere.",
+        good_for="the sharpest single images from nearly exact data; slow on several coils",
+        evaluations="1, differentiated",
         reference="Chung et al. 2022, arXiv:2206.00941",
         kind="biased",
         consistency=Manifold,
@@ -227,6 +253,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="sgm",
         summary="Score-based reconstruction: noisy data replace what is measured of the noisy image, which is then denoised.",
+        good_for="comparison with the literature; one coil",
+        evaluations="2",
         reference="Song et al. 2022, arXiv:2111.08005",
         kind="biased",
         consistency=NoisyMerge,
@@ -242,6 +270,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="score_mri",
         summary="Predictor and corrector, each after a gradient step of the noisy image towards the data.",
+        good_for="comparison with the literature; well-conditioned operators",
+        evaluations="2",
         reference="Chung and Ye 2022, arXiv:2110.05243",
         kind="biased",
         consistency=NoisyProjection,
@@ -257,6 +287,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="dds_3d",
         summary="Volumes from a prior of slices: dds with total variation along z, its ADMM kept from level to level.",
+        good_for="volumes whose slices must agree: few views, few lines",
+        evaluations="1",
         reference="Chung et al. 2024, arXiv:2303.05754",
         kind="biased",
         consistency=ProximalVolume,
@@ -272,6 +304,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="diffusion_mbir",
         summary="Volumes from a prior of slices: noisy volumes are brought to data and smoothness along z, then denoised.",
+        good_for="comparison with the literature on volumes",
+        evaluations="2",
         reference="Chung et al. 2023, arXiv:2211.10655",
         kind="biased",
         consistency=MergedVolume,
@@ -287,6 +321,8 @@ PAIRS: tuple[Recipe, ...] = (
     Recipe(
         name="deqir",
         summary="Null-space projection with all levels of a window evaluated at once, until the trajectory stays: few turns.",
+        good_for="parallel machines: all levels of a window in one batch",
+        evaluations="2 to 9",
         reference="Cao et al. 2024, arXiv:2311.11600",
         kind="sampler",
         consistency=NullSpace,

@@ -19,9 +19,9 @@ from medrecon.recon.plugins import SAMPLERS, Plugins
 Iteration = Callable[..., Iterator[Step]]
 """(prior, likelihood, x, sigmas, draw, **settings) -> steps: sees both prior and data."""
 
-Bias = tuple[float, float, float]
-"""Against an exact posterior: error of the mean in posterior standard deviations, and the ratio of the standard deviation in
-measured and in unmeasured directions."""
+Bias = tuple[float, float, float] | tuple[float]
+"""Against an exact posterior: error of the mean in posterior standard deviations and, for methods that draw, the ratio of the
+standard deviation in measured and in unmeasured directions."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,15 @@ class Recipe:
     `kind`: "classical" (no randomness), "sampler" (draws spread like the posterior), "biased" (random, but the spread is
     not the posterior's), "point" (an estimate). `spread`: factor from the spread of its draws to the posterior's, None where
     it says nothing about uncertainty. `bias`: measured, see `Bias`; None where there is nothing random to compare.
-    `remedy`: what to change when a run diverges.
+    `evaluations`: of the prior, for each level and draw. `remedy`: what to change when a run diverges.
     """
 
     name: str
     summary: str
     reference: str
     kind: str
+    good_for: str = ""
+    evaluations: str = "1"
     consistency: Callable[..., Prior] | None = None
     sampler: Callable[..., Iterator[Step]] | None = None
     iteration: Iteration | None = None

@@ -56,6 +56,7 @@ def test_a_method_is_a_pair_or_an_iteration_with_a_reference(name: str) -> None:
     found = METHODS[name]
     assert (found.iteration is None) == (found.consistency is not None and found.sampler is not None)
     assert found.reference or name == "zero_filled"
+    assert found.good_for, "nobody would know when to use it"
     assert found.kind in ("classical", "sampler", "biased", "point")
     assert set(found.needs) <= {"prior", "noise", "linear", "spectrum", "jacobian", "volume", "series"}
 
