@@ -351,5 +351,6 @@ def test_wrong_images_and_wrong_answers_are_refused() -> None:
 def test_the_example_of_the_guide_pads_denoises_and_cuts() -> None:
     guide = Path(__file__).resolve().parents[2] / "docs" / "priors.md"
     names: dict[str, Any] = {}
-    exec(guide.read_text("utf-8").split("```python\n")[1].split("```")[0], names)
+    (block,) = [part.split("```")[0] for part in guide.read_text("utf-8").split("```python\n")[1:] if "FromModule" in part.split("```")[0]]
+    exec(block, names)
     assert names["clean"].shape == (3, 100, 90)
