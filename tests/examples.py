@@ -19,7 +19,7 @@ from medrecon.linop.laws import random
 from medrecon.linop.lowrank import Series, Subspace
 from medrecon.linop.operator import LinearOperator
 from medrecon.linop.resample import Enlarge
-from medrecon.linop.stack import BlockDiagonal, HStack, Stacked, Total, VStack
+from medrecon.linop.stack import BlockDiagonal, HStack, Total, VStack
 from medrecon.linop.wavelet import Wavelet
 from medrecon.physics.mri.sense import sense
 from medrecon.solvers.krylov import shifted
@@ -70,8 +70,7 @@ OPERATORS = [
     Example("stack", lambda dtype: VStack([Gradient((5, 6)), Diagonal(weights(dtype, 3, 5, 6), (5, 6))]), real=True),
     Example("side by side", lambda dtype: HStack([Gradient((5, 6)), Identity((2, 5, 6))]), real=True),
     Example("blocks", lambda dtype: BlockDiagonal([Gradient((5, 6)), Fourier((3, 2))])),
-    Example("stacked", lambda dtype: Stacked(sense(weights(dtype, 2, 3, 7, 6), mask(7)), 2)),
-    Example("stacked, shared", lambda dtype: Stacked(Diagonal(weights(dtype, 7, 6)), 3), real=True),
+    Example("series, maps of each slice", lambda dtype: Series(sense(weights(dtype, 2, 3, 7, 6), mask(7)), 2)),
     Example("gradient", lambda dtype: Gradient((7, 6)), real=True),
     Example("gradient, 3-D, two axes, mm", lambda dtype: Gradient((3, 5, 4), (-3, -1), (2.0, 0.7)), real=True),
     Example("gradient, length 1 and 2", lambda dtype: Gradient((1, 2)), real=True),

@@ -152,33 +152,6 @@ def vstack(operators: Sequence[LinearOperator]) -> LinearOperator:
     return operators[0] if len(operators) == 1 else VStack(operators)
 
 
-class Stacked(LinearOperator):
-    """A on each of `count` images as one volume: (*batch, count, *domain) -> (*batch, count, *range).
-
-    An operator with a batch of its own (coil maps of each slice) acts on slice i with its item i.
-    """
-
-    def __init__(self, operator: LinearOperator, count: int) -> None:
-        super().__init__()
-        self.operator, self.count = operator, count
-        self.domain, self.range = (count, *operator.domain), (count, *operator.range)
-        self.opaque, self.complex_range, self.unitary = operator.opaque, operator.complex_range, operator.unitary
-
-    def _forward(self, x: Tensor) -> Tensor:
-        return self.operator._forward(x)
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        return self.operator._adjoint(y)
-
-    @property
-    def normal(self) -> LinearOperator:
-        return Stacked(self.operator.normal, self.count)
-
-    @property
-    def n_samples(self) -> int:
-        return self.count * self.operator.n_samples
-
-
 def _total(parts: list[Tensor]) -> Tensor:
     result = parts[0]
     for part in parts[1:]:

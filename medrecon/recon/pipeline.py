@@ -18,7 +18,7 @@ import medrecon
 from medrecon.compute import choose_device, chunk_length, memory_budget
 from medrecon.errors import BadInput, NotSupported, nearest
 from medrecon.files import sha256
-from medrecon.linop.stack import Stacked
+from medrecon.linop.lowrank import Series
 from medrecon.physics.mri.encoding import item_bytes
 from medrecon.physics.mri.prepare import Preparation
 from medrecon.physics.mri.scan import MRIScan
@@ -303,7 +303,7 @@ def _tied(job: _Job, problem: Problem) -> Likelihood:
             f"method {job.recipe.name} ties all slices together, but only {len(problem.slices)} of {_n_items(job)} fit into memory: "
             "raise --max-memory, or choose --slices"
         )
-    return Gaussian(Stacked(likelihood.A, len(problem.slices)), likelihood.y, noisy=likelihood.noisy)
+    return Gaussian(Series(likelihood.A, len(problem.slices)), likelihood.y, noisy=likelihood.noisy)
 
 
 def _keys(likelihood: Likelihood, slices: range) -> list[object]:
