@@ -40,7 +40,8 @@ def card(name: str | os.PathLike[str]) -> str:
     """The model card (markdown) beside a prior's weights; what a handcrafted prior computes."""
     if os.fspath(name) in BY_NAME:
         kind = BY_NAME[os.fspath(name)]
-        return f"# Prior `{name}`\n\n{kind.summary} No images were used; licence: that of the package, Apache-2.0.\n\n{inspect.cleandoc(kind.__doc__ or '')}\n"
+        about = f"{kind.summary} No images were used; licence: that of the package, Apache-2.0."
+        return f"# Prior `{name}`\n\n{about}\n\n{inspect.cleandoc(kind.__doc__ or '')}\n"
     path = _path(name).with_suffix(".md")
     if not path.exists():
         raise BadInput(f"{path}: this prior has no model card beside it")
