@@ -109,6 +109,8 @@ def solve(
     of noise: `infer`. Every setting of the recipe may be given by keyword. Same seed, device and version: same samples,
     whatever else is in the batch.
     """
+    if noise_std is not None and not isinstance(noise_std, Tensor) and not 0 <= noise_std < float("inf"):
+        raise BadInput(f"noise_std = {noise_std}: expected 0 or a positive number, per real component")
     if isinstance(A, LinearOperator):
         if noise_std is None:
             noise_std = like_batch(estimated_noise_std(A, y), len(A.range))

@@ -12,14 +12,15 @@ from tests.oracles.exactness import FAMILIES, HEADLINE, TABLE, count, measure, p
 
 KNOWN: dict[str, dict[str, dict[str, Any]]] = json.loads(TABLE.read_text(encoding="utf-8"))
 QUICK = 110
-"""Evaluations of the prior up to which a row is measured again every time; longer ones with the slow tests."""
+"""Evaluations of the prior up to which a row is measured again every time; longer ones, and gradients, with the slow tests."""
 
 
 def cells() -> list[Any]:
     found = []
     for name in variants():
         for family in FAMILIES:
-            slow = family != HEADLINE or KNOWN[name][family].get("evaluations", 1e9) > QUICK
+            known = KNOWN.get(name, {}).get(family, {})
+            slow = family != HEADLINE or known.get("evaluations", 1e9) > QUICK or "jacobian" in METHODS[variants()[name][0]].needs
             found.append(pytest.param(name, family, marks=[pytest.mark.slow] if slow else [], id=f"{name} {family}"))
     return found
 
@@ -39,11 +40,11 @@ def test_a_method_is_as_exact_as_the_table_says(name: str, family: str) -> None:
     ready = ready_recipe(method, preset)
     found = measure(ready, FAMILIES[family].make(), min(count(ready), 600), seed=1)
     # 600 draws tell a mean within 4 % and a spread within 3 %; another seed, so this is no repetition of the same numbers.
-    assert found.bias == pytest.approx(expected["bias"], abs=0.06, rel=0.06)
+    assert found.bias == pytest.approx(expected["bias"], abs=0.07, rel=0.08)
     if ready.kind != "point":
-        assert found.measured == pytest.approx(expected["measured"], abs=0.03, rel=0.04)
+        assert found.measured == pytest.approx(expected["measured"], abs=0.03, rel=0.06)
         if "unmeasured" in expected:
-            assert found.unmeasured == pytest.approx(expected["unmeasured"], abs=0.03, rel=0.04)
+            assert found.unmeasured == pytest.approx(expected["unmeasured"], abs=0.03, rel=0.06)
 
 
 @pytest.mark.parametrize("name", [n for n, (m, p) in variants().items() if METHODS[m].with_preset(p).kind == "sampler"])
@@ -60,9 +61,9 @@ def test_what_is_called_a_sampler_samples(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in METHODS if n in variants()])
 def test_the_bias_beside_a_methods_name_is_that_of_the_table(name: str) -> None:
     row = KNOWN[name][HEADLINE]
-    if "refused" in row or METHODS[name].with_preset(METHODS[name].default_preset(2)).kind == "point":
-        return
-    assert METHODS[name].bias == pytest.approx((row["bias"], row["measured"], row["unmeasured"]), abs=0.03)
+    point = METHODS[name].with_preset(METHODS[name].default_preset(2)).kind == "point"
+    told = (row["bias"],) if point else (row["bias"], row["measured"], row["unmeasured"])
+    assert METHODS[name].bias == pytest.approx(told, abs=0.02)
 
 
 def test_the_page_shows_the_table() -> None:
