@@ -61,6 +61,7 @@ ALONE: tuple[Recipe, ...] = (
         presets={"default": {}, "paper": {"steps": 1000}},
         parts={"paper": {"iteration": variational.released}},
         remedy="lower weight, or rate in preset paper",
+        bias=(0.09,),
     ),
     Recipe(
         name="enkg",
@@ -81,6 +82,7 @@ ALONE: tuple[Recipe, ...] = (
             "paper": {"iteration": partial(enkg, update=ensemble.released)},
         },
         remedy="raise ensemble, or lower weight in preset paper",
+        bias=(0.05, 0.93, 0.89),
     ),
     Recipe(
         name="dflow",
@@ -95,6 +97,7 @@ ALONE: tuple[Recipe, ...] = (
         presets={"default": {}, "paper": {"blend": 0.1}},
         parts={"paper": {"iteration": partial(dflow, penalty=source.shell)}},
         remedy="raise flow_steps",
+        bias=(0.30,),
     ),
     Recipe(
         name="drp",
@@ -108,6 +111,7 @@ ALONE: tuple[Recipe, ...] = (
         settings={"steps": 100},
         presets={"default": {}, "paper": {"steps": 200, "anneal": False}},
         remedy="lower tau",
+        bias=(0.05,),
     ),
     Recipe(
         name="pnp_admm",
@@ -120,6 +124,7 @@ ALONE: tuple[Recipe, ...] = (
         needs=("prior", "noise"),
         presets={"default": {}, "paper": {"steps": 100, "anneal": False}, "dpir": {"steps": 8}},
         parts={"dpir": {"iteration": half_quadratic}},
+        bias=(0.00,),
     ),
     Recipe(
         name="pnp_fista",
@@ -133,6 +138,7 @@ ALONE: tuple[Recipe, ...] = (
         settings={"steps": 100},
         presets={"default": {}, "paper": {"anneal": False}},
         remedy="set accelerated=false",
+        bias=(0.07,),
     ),
     Recipe(
         name="red",
@@ -145,6 +151,7 @@ ALONE: tuple[Recipe, ...] = (
         needs=("prior", "noise"),
         presets={"default": {}, "paper": {"steps": 200, "anneal": False, "accelerated": False}},
         remedy="set accelerated=false",
+        bias=(0.02,),
     ),
     Recipe(
         name="sense",

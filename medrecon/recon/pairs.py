@@ -52,6 +52,7 @@ PAIRS: tuple[Recipe, ...] = (
             "fast": {"kind": "point"},
             "ode": {"sampler": multistep, "kind": "point"},
         },
+        bias=(0.06, 1.00, 1.04),
     ),
     Recipe(
         name="dps",
@@ -66,7 +67,7 @@ PAIRS: tuple[Recipe, ...] = (
         settings={"steps": 100, "weight": 2.0},
         presets={"default": {}, "paper": {"steps": 1000}},
         parts={"paper": {"consistency": NormalisedGradient, "schedule": vp_levels}},
-        bias=(0.43, 1.47, 1.09),
+        bias=(0.21, 1.05, 0.97),
     ),
     Recipe(
         name="pigdm",
@@ -86,7 +87,7 @@ PAIRS: tuple[Recipe, ...] = (
                 "schedule": vp_levels,
             }
         },
-        bias=(0.10, 0.95, 1.04),
+        bias=(0.10, 0.94, 1.04),
     ),
     Recipe(
         name="tmpd",
@@ -101,7 +102,7 @@ PAIRS: tuple[Recipe, ...] = (
         presets={"default": {"steps": 100}, "sample": {"steps": 50}},
         parts={"sample": {"consistency": MomentMatchedDraw, "sampler": renoise}},
         spread=1.0,
-        bias=(0.0, 1.0, 1.0),
+        bias=(0.00, 0.99, 1.00),
     ),
     Recipe(
         name="diffpir",
@@ -116,7 +117,7 @@ PAIRS: tuple[Recipe, ...] = (
         settings={"steps": 100},
         presets={"default": {}, "paper": {"eta": 0.1**0.5}},
         parts={"default": {"spread": 2**0.5}, "paper": {"schedule": quad_levels}},
-        bias=(0.07, 0.68, 0.75),
+        bias=(0.05, 0.69, 0.74),
     ),
     Recipe(
         name="dmps",
@@ -131,7 +132,7 @@ PAIRS: tuple[Recipe, ...] = (
         settings={"steps": 100},
         presets={"default": {}, "paper": {"steps": 1000, "weight": 1.75}},
         parts={"paper": {"schedule": vp_levels}},
-        bias=(0.43, 0.99, 1.42),
+        bias=(0.42, 1.00, 1.44),
     ),
     Recipe(
         name="nrlg",
@@ -144,7 +145,7 @@ PAIRS: tuple[Recipe, ...] = (
         sampler=ancestral,
         needs=("prior", "noise", "linear"),
         settings={"steps": 100},
-        bias=(0.27, 1.05, 1.34),
+        bias=(0.27, 1.00, 1.36),
     ),
     Recipe(
         name="daps",
@@ -167,7 +168,7 @@ PAIRS: tuple[Recipe, ...] = (
                 "kind": "biased",
             },
         },
-        bias=(0.08, 1.01, 1.06),
+        bias=(0.06, 1.00, 1.04),
     ),
     Recipe(
         name="flowdps",
@@ -182,7 +183,7 @@ PAIRS: tuple[Recipe, ...] = (
         settings={"steps": 100},
         presets={"default": {}, "paper": {"steps": 28, "undamped": 0.0}},
         parts={"paper": {"schedule": partial(flow_levels, shift=4.0)}},
-        bias=(0.15, 0.83, 1.03),
+        bias=(0.13, 0.79, 0.99),
     ),
     Recipe(
         name="ald",
@@ -198,7 +199,7 @@ PAIRS: tuple[Recipe, ...] = (
         settings={"steps": 200},
         presets={"default": {}, "paper": {"steps": 1155, "step": 1.15}},
         remedy="lower step, or raise steps",
-        bias=(0.34, 1.57, 1.34),
+        bias=(0.46, 2.04, 1.53),
     ),
     Recipe(
         name="ddnm",
@@ -216,8 +217,8 @@ PAIRS: tuple[Recipe, ...] = (
             "default": {"spread": 1.0},
             "paper": {"consistency": partial(NullSpace, rule=reused), "schedule": vp_levels, "kind": "biased"},
         },
-        bias=(0.07, 0.93, 1.02),
         remedy="raise cg_steps, or noise_std if it is too low",
+        bias=(0.05, 0.94, 1.01),
     ),
     Recipe(
         name="ddrm",
@@ -232,7 +233,7 @@ PAIRS: tuple[Recipe, ...] = (
         settings={"steps": 50, "eta": 0.95},
         presets={"default": {}, "paper": {"steps": 20, "eta": 0.85}},
         parts={"paper": {"schedule": vp_levels}},
-        bias=(0.19, 0.54, 1.03),
+        bias=(0.09, 0.68, 0.86),
     ),
     Recipe(
         name="mcg",
@@ -247,8 +248,8 @@ PAIRS: tuple[Recipe, ...] = (
         settings={"steps": 100},
         presets={"default": {}, "paper": {"steps": 2000, "weight": 0.1, "whole": True}},
         parts={"paper": {"consistency": partial(Manifold, rule=reused, length=unit_length), "schedule": ve_levels}},
-        bias=(0.07, 0.91, 0.93),
         remedy="lower weight, or raise steps",
+        bias=(0.05, 0.93, 0.95),
     ),
     Recipe(
         name="sgm",
@@ -264,8 +265,8 @@ PAIRS: tuple[Recipe, ...] = (
         settings={"steps": 200},
         presets={"default": {}, "paper": {"steps": 1000, "snr": 0.206, "noise_aware": False}},
         parts={"paper": {"schedule": ve_levels}},
-        bias=(0.13, 1.07, 1.17),
         remedy="lower snr, or raise steps",
+        bias=(0.13, 1.05, 1.19),
     ),
     Recipe(
         name="score_mri",
@@ -281,8 +282,8 @@ PAIRS: tuple[Recipe, ...] = (
         settings={"steps": 200},
         presets={"default": {}, "paper": {"steps": 2000}},
         parts={"paper": {"schedule": ve_levels}},
-        bias=(0.11, 1.08, 1.13),
         remedy="lower weight or snr",
+        bias=(0.16, 1.11, 1.21),
     ),
     Recipe(
         name="dds_3d",
@@ -334,6 +335,6 @@ PAIRS: tuple[Recipe, ...] = (
             "default": {"spread": 1.0},
             "paper": {"consistency": partial(NullSpace, rule=reused, eta=0.85), "schedule": vp_levels, "kind": "biased"},
         },
-        bias=(0.07, 0.93, 1.02),
+        bias=(0.05, 0.94, 1.01),
     ),
 )

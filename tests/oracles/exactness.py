@@ -93,8 +93,10 @@ def measure(ready: Recipe, problem: Problem, draws: int, seed: int = 0) -> Row:
 
 def count(ready: Recipe) -> int:
     """So many draws: the spread is then known within 2 %, or 5 % where a run is long; estimates without spread need few."""
-    if ready.kind == "point" or ready.name == "enkg":  # every draw of enkg is an ensemble
-        return 64 if ready.name != "enkg" else 24
+    if ready.name == "enkg":  # every draw is an ensemble
+        return 24 if ready.settings["ensemble"] <= 256 else 4
+    if ready.kind == "point":
+        return 64
     return 2000 if ready.settings["steps"] <= 200 and ready.name != "tmpd" else 400
 
 
