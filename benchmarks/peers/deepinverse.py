@@ -62,14 +62,13 @@ def within_one(reach: float) -> Units:
 class Denoiser(nn.Module):
     """The prior as DeepInverse calls it; counts its calls."""
 
-    def __init__(self, prior: Prior, units: Units, told: float = 1.0) -> None:
-        """`told`: the noise in the image as a share of the level that the caller believes."""
+    def __init__(self, prior: Prior, units: Units) -> None:
         super().__init__()
-        self.prior, self.units, self.told, self.calls = prior, units, told, 0
+        self.prior, self.units, self.calls = prior, units, 0
 
     def forward(self, u: Tensor, sigma: Tensor | float, *args: object, **kwargs: object) -> Tensor:
         self.calls += 1
-        level = torch.as_tensor(sigma, dtype=torch.float32).flatten()[0] * self.units.slope * self.told
+        level = torch.as_tensor(sigma, dtype=torch.float32).flatten()[0] * self.units.slope
         low, high = self.prior.sigma_range
         shrink = (high / level).clamp(max=1.0)  # as much noise as the prior knows; the image drowns in it either way
         noisy = self.units.complex(u) * shrink
@@ -100,14 +99,12 @@ def compare_operators(di: ModuleType, case: Case) -> None:
         torch.testing.assert_close(plain.complex(theirs(plain.channels(case.y))), same(case.y))
 
 
-def their_ddrm(
-    di: ModuleType, prior: Prior, case: Case, steps: int, seed: int, levels: str = "linear", eta: float = 0.85, told: float = 1.0
-) -> Result:
-    """DDRM. Its noise has half the variance that it tells the denoiser (randn / sqrt(2) in each channel): `told` can say so."""
+def their_ddrm(di: ModuleType, prior: Prior, case: Case, steps: int, seed: int, levels: str = "linear", eta: float = 0.85) -> Result:
+    """DDRM. Its noise has half the variance that it tells the denoiser (randn / sqrt(2) in each channel); that is left as it is."""
     units = Units(1.0)
     sigmas = np.linspace(1, 0, steps) if levels == "linear" else edm_levels(steps, prior.sigma_range[1], prior.sigma_range[0])[:-1].numpy()
     operator, y = physics(di, case, units)
-    denoiser = Denoiser(prior, units, told)
+    denoiser = Denoiser(prior, units)
     torch.manual_seed(seed)
     return Result(units.complex(di.sampling.DDRM(denoiser, sigmas=sigmas, eta=eta)(y.clone(), operator)), denoiser.calls)
 
@@ -207,7 +204,7 @@ GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "ddrm": (
         {},
-        *({"levels": name, "eta": eta, "told": told} for name in ("linear", "edm") for eta in (0.5, 0.85, 1.0) for told in (1.0, 0.5**0.5)),
+        *({"levels": name, "eta": eta} for name in ("linear", "edm") for eta in (0.5, 0.85, 1.0)),
     ),
     "pigdm": (
         {},
