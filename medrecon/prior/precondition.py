@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medrecon.errors import BadInput
 from medrecon.prior.channels import from_channels, to_channels
+from medrecon.prior.curve import ErrorCurve
 from medrecon.prior.denoiser import Prior
 from medrecon.prior.recompute import checkpointed
 from medrecon.prior.units import RELATIVE, Units
@@ -59,7 +60,7 @@ class NetworkPrior(Prior):
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.field, self.sigma_data, self.sigma_range, self.domain_name = field, sigma_data, sigma_range, domain_name
         self.data_std, self.units = sigma_data, units
-        self._curve = _log_curve(error_curve) if len(error_curve) else None
+        self._curve = ErrorCurve(error_curve) if len(error_curve) else None
         self.kappas = sorted((float(a), float(b)) for a, b in kappas)
         self.card = dict(card or {})
         self.images_at_once, self.pixel_bytes = images_at_once, pixel_bytes
@@ -80,18 +81,8 @@ class NetworkPrior(Prior):
         return from_channels(torch.cat(parts)).reshape(noisy.shape)
 
     def error(self, sigma: Tensor) -> Tensor:
-        """The card's curve, interpolated in log-log; beyond its ends like sigma^2 below and the last value above."""
-        if self._curve is None:
-            return super().error(sigma)
-        sigma = torch.as_tensor(sigma, dtype=None if isinstance(sigma, Tensor) else torch.float64)
-        at = sigma.detach().to("cpu", torch.float64).log()
-        knots, values = self._curve
-        right = torch.searchsorted(knots, at).clamp(1, len(knots) - 1)
-        t = (at - knots[right - 1]) / (knots[right] - knots[right - 1])
-        inside = values[right - 1] + t.clamp(0, 1) * (values[right] - values[right - 1])
-        # Below the first knot the error falls like the noise variance itself.
-        result = (inside + 2 * (at - knots[0]).clamp(max=0)).exp()
-        return result.to(sigma)
+        """The card's curve, see `ErrorCurve`; without one that of white images."""
+        return super().error(sigma) if self._curve is None else self._curve(sigma)
 
     def scale(self, calib_lines: int | None) -> float:
         if not self.kappas:
@@ -109,13 +100,3 @@ class NetworkPrior(Prior):
     def extra_repr(self) -> str:
         n = sum(p.numel() for p in self.network.parameters())
         return f"{self.domain_name}, {self.field}, {n / 1e6:.2f} M parameters, sigma {self.sigma_range}"
-
-
-def _log_curve(pairs: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
-    """ln sigma, rising, and ln r^2."""
-    curve = torch.tensor(sorted(map(tuple, pairs)), dtype=torch.float64)
-    if curve.ndim != 2 or curve.shape[1] != 2 or len(curve) < 2 or not bool(((curve > 0) & curve.isfinite()).all()):
-        raise BadInput("error curve: expected at least two pairs (sigma, mean squared error), all positive")
-    if not bool((curve[1:, 0] > curve[:-1, 0]).all()):
-        raise BadInput("error curve: the same sigma twice")
-    return curve[:, 0].log(), curve[:, 1].log()
