@@ -1,5 +1,5 @@
 """Scanners: what was measured, by which operator. One folder a modality."""
 
-from medrecon.physics import mri
+from medrecon.physics import ct, mri
 
-__all__ = ["mri"]
+__all__ = ["ct", "mri"]

@@ -1,0 +1,16 @@
+"""X-ray and emission tomography: geometries, projectors, analytic reconstruction, counts, scans."""
+
+from medrecon.physics.ct.circular import ConeBeam, FanBeam2D, HelicalCone, ParallelBeam2D, ParallelBeam3D, even_angles, from_dict
+from medrecon.physics.ct.geometry import Geometry, VectorGeometry
+
+__all__ = [
+    "ConeBeam",
+    "FanBeam2D",
+    "Geometry",
+    "HelicalCone",
+    "ParallelBeam2D",
+    "ParallelBeam3D",
+    "VectorGeometry",
+    "even_angles",
+    "from_dict",
+]
