@@ -21,14 +21,15 @@ def rays(geometry: Geometry, views: slice = slice(None)) -> tuple[Array, Array]:
         source = first if focus is None else focus[views]
     else:
         across, source = centre[:, None] + columns[:, None] * u[:, None], first
-    bins = across
+    bins: Array = across
     if rest:
         bins = across[:, None] + _steps(geometry.rows or 1)[:, None, None] * rest[0][:, None, None]
     spread = (slice(None), *[None] * (bins.ndim - 2))
     if geometry.parallel:
         return bins, np.broadcast_to((first / np.linalg.norm(first, axis=1, keepdims=True))[spread], bins.shape)
     direction = bins - source[spread]
-    return np.broadcast_to(source[spread], bins.shape), direction / np.linalg.norm(direction, axis=-1, keepdims=True)
+    unit: Array = direction / np.linalg.norm(direction, axis=-1, keepdims=True)
+    return np.broadcast_to(source[spread], bins.shape), unit
 
 
 def _on_the_arc(source: Array, centre: Array, u: Array, columns: Array) -> Array:
