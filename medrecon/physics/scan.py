@@ -28,6 +28,23 @@ class SliceArray(Protocol):
     def __getitem__(self, index: slice) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class SlicePart:
+    """Slices start..stop of another array, still unread."""
+
+    whole: SliceArray
+    start: int
+    stop: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.stop - self.start, *self.whole.shape[1:])
+
+    def __getitem__(self, index: slice) -> Tensor:
+        start, stop, step = index.indices(self.stop - self.start)
+        return self.whole[self.start + start : self.start + stop : step]
+
+
 def _itself(image: Tensor) -> Tensor:
     return image
 

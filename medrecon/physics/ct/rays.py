@@ -43,7 +43,7 @@ def _on_the_arc(source: Array, centre: Array, u: Array, columns: Array) -> Array
 
 
 def _steps(n: int) -> Array:
-    return np.arange(n) - (n - 1) / 2
+    return np.arange(n, dtype=np.float64) - (n - 1) / 2
 
 
 def projections(geometry: Geometry) -> tuple[Array, Array]:

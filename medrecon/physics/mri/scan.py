@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medrecon.physics.scan import Problem, Scan, SliceArray
+from medrecon.physics.scan import Problem, Scan, SliceArray, SlicePart
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,3 @@ class MRIScan(Scan):
         from medrecon.physics.mri.prepare import description
 
         return description(self)
-
-
-@dataclass(frozen=True)
-class SlicePart:
-    """Slices start..stop of another array, still unread."""
-
-    whole: SliceArray
-    start: int
-    stop: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.stop - self.start, *self.whole.shape[1:])
-
-    def __getitem__(self, index: slice) -> Tensor:
-        start, stop, step = index.indices(self.stop - self.start)
-        return self.whole[self.start + start : self.start + stop : step]

@@ -1,0 +1,104 @@
+"""CTScan: projections with their geometry, as they were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medrecon.errors import BadInput
+from medrecon.physics.ct.geometry import Geometry
+from medrecon.physics.scan import Problem, Scan, SliceArray, SlicePart
+
+WATER = 0.0192
+"""1/mm: attenuation of water at an effective 70 keV (120 kVp)."""
+
+STORED = ("line integrals", "counts", "transmission", "emission")
+"""What projections may hold: -log transmission; detected quanta or detector units; I / I0; counts of an emission scan."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CTScan(Scan):
+    """Projections of one object.
+
+    `projections` (slice, view, bin) with a geometry of two dimensions, (1, view, row, bin) with one of three; still in the file
+    or not. `stored`: what they hold, see STORED. `flat`, `dark` (slice, frame, bin) or (1, frame, row, bin): detector readings
+    without object and without beam. `photons`: incident quanta, broadcasts over one item of the projections; None where
+    nobody knows. `water`: attenuation of water, 1/mm, for HU. `sized`: whether lengths are known; False: a bin is 1 and the
+    image has no HU. `simulated`: made from an image.
+    """
+
+    projections: SliceArray
+    geometry: Geometry
+    stored: str = "line integrals"
+    flat: SliceArray | None = None
+    dark: SliceArray | None = None
+    photons: Tensor | None = None
+    water: float = WATER
+    sized: bool = True
+    simulated: bool = False
+
+    def __post_init__(self) -> None:
+        expected, got = self.geometry.shape, tuple(self.projections.shape[1:])
+        if expected != got:
+            names = ("views", "bins") if len(expected) == 2 else ("views", "rows", "bins")
+            told = ", ".join(f"{b} {n}" for n, b in zip(names, got, strict=False))
+            raise BadInput(
+                f"projections {tuple(self.projections.shape)} ({told}) do not fit the geometry, which has {expected[0]} angles and a "
+                f"detector of {' x '.join(map(str, expected[1:]))}: give one angle for each view"
+            )
+        if self.stored not in STORED:
+            raise BadInput(f"stored = {self.stored!r}: expected {', '.join(STORED)}")
+
+    @property
+    def modality(self) -> str:
+        return "ct"
+
+    @property
+    def image_axes(self) -> int:
+        """2: slices one by one; 3: a volume."""
+        return self.geometry.dimensions
+
+    @property
+    def n_slices(self) -> int:
+        """Slices of the image."""
+        return self.grid.shape[0]
+
+    @property
+    def n_items(self) -> int:
+        """What is solved one by one: slices, or the one volume."""
+        return int(self.projections.shape[0])
+
+    def select(self, slices: slice) -> CTScan:
+        """The scan with a part of its slices, in their place."""
+        start, stop, step = slices.indices(self.n_slices)
+        if step != 1 or stop <= start:
+            raise BadInput(f"slices {slices} of {self.n_slices}: expected a non-empty range with step 1")
+        if self.image_axes == 3:
+            raise BadInput("a cone-beam scan is solved as one volume: choose slices of its image (--set) instead of its data")
+        _, ny, nx = self.grid.shape
+
+        def part(array: SliceArray | None) -> SliceArray | None:
+            return SlicePart(array, start, stop) if array is not None and array.shape[0] > 1 else array
+
+        return replace(
+            self,
+            projections=SlicePart(self.projections, start, stop),
+            flat=part(self.flat),
+            dark=part(self.dark),
+            grid=self.grid.crop((start, 0, 0), (stop - start, ny, nx)),
+        )
+
+    def problems(self, budget: int | None = None, device: torch.device | str = "cpu", **settings: Any) -> Iterator[Problem]:
+        """See `medrecon.physics.ct.prepare.Preparation` for the settings."""
+        from medrecon.physics.ct.prepare import prepared
+
+        return prepared(self, budget, torch.device(device), **settings)
+
+    def describe(self) -> dict[str, Any]:
+        from medrecon.physics.ct.prepare import description
+
+        return description(self)
