@@ -45,6 +45,15 @@ class SlicePart:
         return self.whole[self.start + start : self.start + stop : step]
 
 
+class Expert(Protocol):
+    """What a scan asks of a prior: how its images map to physical values, and how bright they are at low resolution."""
+
+    @property
+    def units(self) -> Any: ...
+
+    def scale(self, calib_lines: int | None) -> float: ...
+
+
 def _itself(image: Tensor) -> Tensor:
     return image
 
@@ -57,7 +66,8 @@ class Problem:
     scan that this batch fills, along the axis before the image; `arrange` brings such a stack to (z, y, x). `display`:
     solved unknowns (..., *domain) to images, identity unless several images share a pixel (map sets, coils). `grid`:
     the grid of this batch after `crop`, which cuts the solved field of view to the one to be shown. `facts`: what
-    calibration found, printed and stored.
+    calibration found, printed and stored. `gain`: about |A| of the whitened operator, one number for the whole scan. `whole`: the grid of
+    all batches together, where it is not the scan's. `units`, `modality`: of the volume, see `Volume`.
     """
 
     likelihood: Likelihood
@@ -70,6 +80,10 @@ class Problem:
     crop: Callable[[Tensor], Tensor] = _itself
     arrange: Callable[[Tensor], Tensor] = _itself
     study: Mapping[str, Any] = field(default_factory=dict)
+    gain: float | None = None
+    whole: Grid | None = None
+    units: str = "arbitrary"
+    modality: str = "MR"
 
     def shown(self, image: Tensor) -> Tensor:
         """Solved unknowns in prior units to images in scan units, cropped: (..., slice, *domain) -> (..., z, y, x)."""
@@ -77,22 +91,61 @@ class Problem:
 
     def to_volume(self, image: Tensor) -> Volume:
         """The volume of a solution in prior units."""
-        return Volume(self.arrange(self.shown(image)), self.grid, facts=self.study, provenance={"calibration": dict(self.facts)})
+        return self.volume(self.arrange(self.shown(image)), self.grid, {"calibration": dict(self.facts)})
+
+    def volume(self, image: Tensor, grid: Grid, provenance: Mapping[str, Any]) -> Volume:
+        """An image (z, y, x) in scan units as a volume on a grid of this scan."""
+        return Volume(image, grid, self.units, self.modality, self.study, provenance)
 
 
 @dataclass(frozen=True)
 class Scan(ABC):
-    """Raw data with its geometry and header. Data may still be in the file and are read by slice."""
+    """Raw data with its geometry and header. Data may still be in the file and are read by slice.
+
+    `simulated`: made from an image, so results on it look better than on measured data.
+    """
 
     grid: Grid
     source: Path | None = None
     header: Mapping[str, Any] = field(default_factory=dict)
     study: Mapping[str, Any] = field(default_factory=dict)
+    simulated: bool = False
 
     @property
     @abstractmethod
     def modality(self) -> str:
         """ "mri", "ct" or "ultrasound"."""
+
+    @property
+    @abstractmethod
+    def n_slices(self) -> int:
+        """How many slices (volumes) `select` chooses from."""
+
+    @property
+    def n_items(self) -> int:
+        """How many images are solved one by one in all."""
+        return self.n_slices
+
+    @abstractmethod
+    def select(self, slices: slice) -> Scan:
+        """The scan with a part of its slices, in their place."""
+
+    @abstractmethod
+    def settings(self) -> list[str]:
+        """What a user may set of `problems`."""
+
+    def suited(self, prior: Expert) -> dict[str, Any]:
+        """Settings of `problems` that bring images into a prior's units."""
+        return {}
+
+    @abstractmethod
+    def item_bytes(self, domain: tuple[int, ...], copies: int, settings: Mapping[str, Any]) -> int:
+        """Memory that one image of shape `domain` takes with its data, prepared with `settings`; `copies`: solved at once."""
+
+    def probe(self, settings: Mapping[str, Any]) -> tuple[Scan, dict[str, Any]]:
+        """A scan and settings like these of about one image, to measure what the whole takes."""
+        middle = self.n_slices // 2
+        return self.select(slice(middle, middle + 1)), dict(settings)
 
     @abstractmethod
     def problems(self, budget: int | None = None, device: torch.device | str = "cpu", **settings: Any) -> Iterator[Problem]:

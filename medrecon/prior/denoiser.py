@@ -70,8 +70,8 @@ class Prior(nn.Module, ABC):
         return 1.0
 
     def scale(self, calib_lines: int | None) -> float:
-        """kappa: how much lower the 99.5th percentile of a low-resolution image from `calib_lines` centre lines is
-        than that of the image itself, over the training images. Data are divided by percentile / kappa."""
+        """kappa: how bright tissue is in a low-resolution image from `calib_lines` centre lines (`tensors.bright_level`), in units of
+        the prior, over the training images. Data are divided by that brightness / kappa."""
         return 1.0
 
     def workspace(self, n_images: int, n_pixels: int) -> int:

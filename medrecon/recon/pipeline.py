@@ -19,8 +19,6 @@ from medrecon.compute import choose_device, chunk_length, memory_budget
 from medrecon.errors import BadInput, NotSupported, nearest
 from medrecon.files import sha256
 from medrecon.linop.lowrank import Series
-from medrecon.physics.mri.encoding import item_bytes
-from medrecon.physics.mri.prepare import Preparation
 from medrecon.physics.mri.scan import MRIScan
 from medrecon.physics.scan import Problem, Scan
 from medrecon.prior import store
@@ -96,7 +94,7 @@ def reconstruct(
 ) -> Reconstruction:
     """The image of a scan, streamed by batches of slices that fit `max_memory` bytes (default: a quarter of what is free).
 
-    `settings` are those of the method and of the preparation (`medrecon.physics.mri.prepare.Preparation`). Progress is
+    `settings` are those of the method and of the preparation (`Preparation` of `medrecon.physics.mri.prepare` or `ct.prepare`). Progress is
     told as (done, total, text). Same seed, device and version: same samples, whatever the batches.
     """
     job = _job(scan, method, prior, samples, seed, device, preset, steps, max_memory, settings)
@@ -114,7 +112,7 @@ def reconstruct(
             draws.append(problem.shown(solution.samples).cpu())
     if first is None:
         raise BadInput("the scan has no slices")
-    volume = Volume(first.arrange(torch.cat(images, -3)), scan.grid, facts=scan.study)
+    volume = first.volume(first.arrange(torch.cat(images, -3)), first.whole or scan.grid, {})
     kept = first.arrange(torch.cat(draws, -3)) if draws else None
     return _result(job, volume, kept, logs, time.monotonic() - start)
 
@@ -136,24 +134,21 @@ def plan(
     import psutil
 
     job = _job(scan, method, prior, samples, seed, device, preset, steps, max_memory, settings)
-    if not isinstance(scan, MRIScan):
-        raise NotSupported(f"planning of {scan.modality} scans")
-    items = _n_items(job)
-    middle = scan.n_slices // 2
-    one = slice(middle, middle + 1)
+    items = scan.n_items
     before = psutil.Process().memory_info().rss
     start = time.monotonic()
     shorter = job.recipe.with_settings({"steps": min(2, job.recipe.settings["steps"])})
-    probe = replace(job, scan=scan.select(one), recipe=shorter, preparation=_of_slices(job, one))
+    part, preparation = scan.probe(job.preparation)
+    probe = replace(job, scan=part, recipe=shorter, preparation=preparation)
     problem = next(iter(_problems(probe, None)))
     prepared_in = time.monotonic() - start
     solution = _solved(probe, problem, None)
     each = solution.log["seconds"] / max(1, solution.log["steps_done"]) * job.recipe.settings["steps"] + prepared_in
-    combine, pixels = job.preparation.get("combine", "maps"), math.prod(problem.likelihood.domain)
-    ready, bytes_each = (item_bytes(problem.likelihood.domain, scan.n_coils, copies, combine) for copies in (0, _copies(job)))
+    domain = problem.likelihood.domain
+    ready, bytes_each = (scan.item_bytes(domain, copies, job.preparation) for copies in (0, _copies(job)))
     batch = chunk_length(bytes_each, job.budget, items)
     # The network and the data step take turns.
-    network = 0 if job.prior is None else job.prior.workspace(_copies(job) * batch, pixels)
+    network = 0 if job.prior is None else job.prior.workspace(_copies(job) * batch, math.prod(domain))
     working = max(network, batch * (bytes_each - ready))
     kept = 8 * math.prod(scan.grid.shape) * (2 + (2 * job.samples if job.samples > 1 else 0))
     return {
@@ -172,15 +167,6 @@ def plan(
     }
 
 
-def _of_slices(job: _Job, part: slice) -> dict[str, Any]:
-    """The preparation of a part of the slices: maps and reference scans that have one entry for each slice are cut."""
-    assert isinstance(job.scan, MRIScan)
-    axes = {"maps": job.scan.image_axes + 2 + int(job.preparation.get("sets", 1) > 1), "calib": 4}
-    given = {key: job.preparation[key] for key in FILES if job.preparation.get(key) is not None}
-    cut = {key: array[part] for key, array in given.items() if len(array.shape) == axes[key] and array.shape[0] > 1}
-    return {**job.preparation, **cut}
-
-
 def _job(
     scan: Scan,
     method: str,
@@ -195,7 +181,7 @@ def _job(
 ) -> _Job:
     if not isinstance(scan, Scan):
         raise BadInput(f"expected a scan (raw data), got {type(scan).__name__}: medrecon.simulate makes raw data from an image")
-    preparation, own = _split(settings, method, preset, samples)
+    preparation, own = _split(settings, scan, method, preset, samples)
     ready, chosen = resolved(method, preset, samples, steps, own)
     where = choose_device(device)
     denoiser, name, choice = _prior(prior, ready, scan)
@@ -203,7 +189,7 @@ def _job(
         logger.info(choice)
     if denoiser is not None:
         denoiser = denoiser.to(where)
-        preparation["kappa"] = denoiser.scale
+        preparation |= scan.suited(denoiser)
     for key in FILES:
         if isinstance(preparation.get(key), (str, os.PathLike)):
             preparation[key] = _loaded(preparation[key], key)
@@ -211,12 +197,12 @@ def _job(
     return _Job(scan, ready, chosen, denoiser, name, choice, where, budget, {**ready.preparation, **preparation}, samples, seed)
 
 
-def _split(settings: dict[str, Any], method: str, preset: str | None, samples: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split(settings: dict[str, Any], scan: Scan, method: str, preset: str | None, samples: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings of the preparation and of the method; a name of neither is an error that offers the nearest of both."""
     found = recipe(method)
     ready = found.with_preset(preset if preset is not None else found.default_preset(samples))
     own = ready.with_sampler(settings.get("sampler")).settings
-    both = [*own, *Preparation.named()]
+    both = [*own, *scan.settings()]
     for name in settings:
         if name not in both:
             raise BadInput(f"method {method} has no setting {name!r}: there are {', '.join(both)}{nearest(name, both)}")
@@ -235,10 +221,7 @@ def _prior(prior: str | os.PathLike[str] | Prior, ready: Recipe, scan: Scan) -> 
     name, choice = os.fspath(prior), None
     if name == "auto":
         name, choice = automatic(scan)
-    loaded = store.load(name)
-    if scan.modality == "mri" and loaded.field != "complex":
-        raise BadInput(f"prior {name!r} denoises {loaded.field} images, MRI images are complex: choose a complex prior (medrecon priors)")
-    return loaded, name, choice
+    return store.load(name, field="complex" if scan.modality == "mri" else "real"), name, choice
 
 
 def _loaded(path: str | os.PathLike[str], what: str) -> Any:
@@ -264,7 +247,7 @@ def _problems(job: _Job, progress: Progress | None) -> Iterator[Problem]:
 
 
 def _solved(job: _Job, problem: Problem, progress: Progress | None) -> Solution:
-    total = _n_items(job)
+    total = job.scan.n_items
 
     def report(n: int, steps: int, text: str) -> None:
         if progress is not None:
@@ -278,17 +261,12 @@ def _solved(job: _Job, problem: Problem, progress: Progress | None) -> Solution:
         samples=job.samples,
         seed=job.seed,
         keys=_keys(likelihood, problem.slices),
-        gain=problem.scale / (problem.noise_std or 1.0),
+        gain=problem.gain,
         progress=report,
     )
     steps = int(job.recipe.settings["steps"])
     report(steps, steps, job.recipe.name)  # an iteration that converged early is done all the same
     return solution
-
-
-def _n_items(job: _Job) -> int:
-    scan = job.scan
-    return scan.grid.shape[2] if isinstance(scan, MRIScan) and scan.image_axes == 3 else scan.grid.shape[0]
 
 
 def _tied(job: _Job, problem: Problem) -> Likelihood:
@@ -298,9 +276,9 @@ def _tied(job: _Job, problem: Problem) -> Likelihood:
         raise NotSupported(f"method {job.recipe.name} is for series of echoes, times or energies: use medrecon.solve with their operator")
     if "volume" not in job.recipe.needs or not isinstance(likelihood, Gaussian):
         return likelihood
-    if len(problem.slices) < _n_items(job):
+    if len(problem.slices) < job.scan.n_items:
         raise NotSupported(
-            f"method {job.recipe.name} ties all slices together, but only {len(problem.slices)} of {_n_items(job)} fit into memory: "
+            f"method {job.recipe.name} ties all slices together, but only {len(problem.slices)} of {job.scan.n_items} fit into memory: "
             "raise --max-memory, or choose --slices"
         )
     return Gaussian(Series(likelihood.A, len(problem.slices)), likelihood.y, noisy=likelihood.noisy)
@@ -321,7 +299,7 @@ def _result(job: _Job, volume: Volume, samples: Tensor | None, logs: list[dict[s
     warnings = list(dict.fromkeys(w for log in logs for w in (*log["facts"]["warnings"], *log["warnings"])))
     if job.prior is not None:
         warnings.extend(foreign(job.prior, str(job.prior_name), job.scan))
-    if isinstance(job.scan, MRIScan) and job.scan.simulated:
+    if job.scan.simulated:
         warnings.append("raw data simulated from an image: results look better than on measured data")
     if samples is not None and job.recipe.spread is None:
         warnings.append(f"preset {job.preset} of {job.recipe.name} does not sample the posterior: no standard deviation is given")
@@ -352,7 +330,7 @@ def _result(job: _Job, volume: Volume, samples: Tensor | None, logs: list[dict[s
     provenance = {k: log[k] for k in ("method", "preset", "prior", "settings", "samples", "seed", "noise_std", "versions")}
     if job.scan.source is not None:
         provenance["inputs"] = [{"name": job.scan.source.name, "sha256": sha256(job.scan.source)}]
-    if isinstance(job.scan, MRIScan) and job.scan.simulated:
+    if job.scan.simulated:
         provenance["simulated"] = True
     volume = replace(volume, provenance=provenance)
     std, std_complex = _spread(job, samples)
@@ -363,4 +341,5 @@ def _result(job: _Job, volume: Volume, samples: Tensor | None, logs: list[dict[s
 def _spread(job: _Job, samples: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     if samples is None or job.recipe.spread is None:
         return None, None
-    return samples.abs().std(0) * job.recipe.spread, deviation(samples) * job.recipe.spread
+    shown = samples.abs() if samples.is_complex() else samples
+    return shown.std(0) * job.recipe.spread, deviation(samples) * job.recipe.spread

@@ -56,4 +56,4 @@ def _scale(units: Units) -> str:
 
 def _ratio(kappas: list[list[float]]) -> str:
     pairs = ", ".join(f"{int(a)}: {b:g}" for a, b in kappas)
-    return f"Ratio kappa of the 99.5th percentile seen through a k-space centre of n x n, n: kappa = {pairs}.\n\n" if kappas else ""
+    return f"Brightness kappa of bright tissue seen through a k-space centre of n x n, n: kappa = {pairs}.\n\n" if kappas else ""

@@ -13,7 +13,7 @@ from medrecon.files import atomic_file
 from medrecon.linop.fourier import fft, ifft
 from medrecon.prior.precondition import NetworkPrior
 from medrecon.study.images import ImageSet, with_phase
-from medrecon.tensors import centre_crop, centre_pad, generator_for, quantile, unit_noise
+from medrecon.tensors import bright_level, centre_crop, centre_pad, generator_for, quantile, unit_noise
 
 CURVE_SIGMAS = np.geomspace(0.01, 20.0, 16)
 CARD_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5)
@@ -69,14 +69,15 @@ def kappas(images: ImageSet) -> list[list[float]]:
 
 
 def kappa(images: ImageSet, lines: int, count: int = 24) -> float:
-    """Mean ratio of the 99.5th percentiles of the images seen through a k-space centre of lines x lines and of the images."""
+    """Mean ratio of how bright the images are seen through a k-space centre of lines x lines (`bright_level`, by which scans are scaled)
+    to the 99.5th percentile of the images themselves (their unit)."""
     chosen = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))
     ratios = []
     for i in chosen:
         image = with_phase(images.images[i].astype(np.float32), int(i))
         side = [min(lines, n) for n in image.shape]
         low = ifft(centre_pad(centre_crop(fft(image, (-2, -1)), side), image.shape), (-2, -1)).abs()
-        ratios.append(float(quantile(low, 0.995) / quantile(image.abs(), 0.995)))
+        ratios.append(float(bright_level(low) / quantile(image.abs(), 0.995)))
     return round(float(np.mean(ratios)), 4)
 
 

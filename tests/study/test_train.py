@@ -23,6 +23,7 @@ from medrecon.study import train as study
 from medrecon.study.images import ImageSet, read_images, with_phase
 from medrecon.study.patches import Patches
 from medrecon.study.train import TrainingRun, cost, train_from_files
+from medrecon.tensors import bright_level
 
 SMALL = {"widths": (4, 6), "blocks": (1, 1), "embedding": 8}
 
@@ -226,9 +227,11 @@ def test_a_synthetic_phase_keeps_the_magnitude() -> None:
     torch.testing.assert_close(with_phase(image, 5).abs(), torch.from_numpy(image), atol=1e-4, rtol=1e-4)
 
 
-def test_the_intensity_ratio_of_a_full_centre_is_one(archive: Path) -> None:
+def test_kappa_of_a_full_centre_is_the_brightness_of_the_images_in_their_unit(archive: Path) -> None:
     images = read_images([archive])
-    assert measures.kappa(images, 24) == pytest.approx(1, abs=2e-3)
+    plain = [torch.from_numpy(image.astype(np.float32)) for image in images.images]
+    expected = np.mean([float(bright_level(image) / image.flatten().quantile(0.995)) for image in plain])
+    assert measures.kappa(images, 24) == pytest.approx(expected, abs=2e-3)
     assert measures.kappa(images, 3) < measures.kappa(images, 8) < 1.01
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medrecon.errors import BadInput
 from medrecon.physics.ct.geometry import Geometry
-from medrecon.physics.scan import Problem, Scan, SliceArray, SlicePart
+from medrecon.physics.scan import Expert, Problem, Scan, SliceArray, SlicePart
 
 WATER = 0.0192
 """1/mm: attenuation of water at an effective 70 keV (120 kVp)."""
@@ -28,7 +28,7 @@ class CTScan(Scan):
     or not. `stored`: what they hold, see STORED. `flat`, `dark` (slice, frame, bin) or (1, frame, row, bin): detector readings
     without object and without beam. `photons`: incident quanta, broadcasts over one item of the projections; None where
     nobody knows. `water`: attenuation of water, 1/mm, for HU. `sized`: whether lengths are known; False: a bin is 1 and the
-    image has no HU. `simulated`: made from an image.
+    image has no HU.
     """
 
     projections: SliceArray
@@ -39,7 +39,6 @@ class CTScan(Scan):
     photons: Tensor | None = None
     water: float = WATER
     sized: bool = True
-    simulated: bool = False
 
     def __post_init__(self) -> None:
         expected, got = self.geometry.shape, tuple(self.projections.shape[1:])
@@ -91,6 +90,26 @@ class CTScan(Scan):
             dark=part(self.dark),
             grid=self.grid.crop((start, 0, 0), (stop - start, ny, nx)),
         )
+
+    def settings(self) -> list[str]:
+        from medrecon.physics.ct.prepare import Preparation
+
+        return Preparation.named()
+
+    def suited(self, prior: Expert) -> dict[str, Any]:
+        return {"units": prior.units}
+
+    def item_bytes(self, domain: tuple[int, ...], copies: int, settings: Mapping[str, Any]) -> int:
+        from medrecon.physics.ct.prepare import item_bytes
+
+        return item_bytes(domain, self.geometry.shape, copies)
+
+    def probe(self, settings: Mapping[str, Any]) -> tuple[CTScan, dict[str, Any]]:
+        """One slice; a volume is measured whole."""
+        if self.image_axes == 3:
+            return self, dict(settings)
+        middle = self.n_slices // 2
+        return self.select(slice(middle, middle + 1)), dict(settings)
 
     def problems(self, budget: int | None = None, device: torch.device | str = "cpu", **settings: Any) -> Iterator[Problem]:
         """See `medrecon.physics.ct.prepare.Preparation` for the settings."""

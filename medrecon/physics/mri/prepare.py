@@ -100,6 +100,7 @@ def prepared(scan: MRIScan, budget: int | None, device: torch.device, **settings
             crop=encoding.crop,
             arrange=encoding.arrange,
             study=scan.study,
+            gain=scale / level,
         )
 
 
