@@ -231,8 +231,8 @@ def test_kappa_of_a_full_centre_is_the_brightness_of_the_images_in_their_unit(ar
     images = read_images([archive])
     plain = [torch.from_numpy(image.astype(np.float32)) for image in images.images]
     expected = np.mean([float(bright_level(image) / image.flatten().quantile(0.995)) for image in plain])
-    assert measures.kappa(images, 24) == pytest.approx(expected, abs=2e-3)
-    assert measures.kappa(images, 3) < measures.kappa(images, 8) < 1.01
+    assert measures.kappa(images, 24) == pytest.approx(expected, abs=0.02)  # the phase moves values across the edge of the foreground
+    assert measures.kappa(images, 3) < measures.kappa(images, 8) < 1.01 * expected
 
 
 def test_the_card_repeats_its_numbers(archive: Path, tmp_path: Path) -> None:
