@@ -1,6 +1,17 @@
 """X-ray and emission tomography: geometries, projectors, analytic reconstruction, counts, scans."""
 
 from medrecon.physics.ct.circular import ConeBeam, FanBeam2D, HelicalCone, ParallelBeam2D, ParallelBeam3D, even_angles, from_dict
+from medrecon.physics.ct.counts import (
+    attenuation,
+    dose_fraction,
+    hounsfield,
+    incident,
+    line_integrals,
+    low_dose,
+    low_dose_counts,
+    transmission,
+    weights,
+)
 from medrecon.physics.ct.geometry import Geometry, VectorGeometry
 
 __all__ = [
@@ -11,6 +22,15 @@ __all__ = [
     "ParallelBeam2D",
     "ParallelBeam3D",
     "VectorGeometry",
+    "attenuation",
+    "dose_fraction",
     "even_angles",
     "from_dict",
+    "hounsfield",
+    "incident",
+    "line_integrals",
+    "low_dose",
+    "low_dose_counts",
+    "transmission",
+    "weights",
 ]
