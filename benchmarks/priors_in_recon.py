@@ -66,8 +66,8 @@ def _range(table: np.ndarray, axis: int) -> float:
 
 INTRODUCTION = """# The prior or the sampler
 
-Made by `python benchmarks/priors_in_recon.py --page docs/priors_in_recon.md`; how is said in that file. PSNR in dB, mean over four slices of
-four subjects that no prior saw, one draw of each method's default preset."""
+Made by `python benchmarks/priors_in_recon.py --page docs/priors_in_recon.md`; how is said in that file. PSNR in dB, mean over four slices
+of four subjects that no prior saw, one draw of each method's default preset."""
 
 
 def main() -> None:
