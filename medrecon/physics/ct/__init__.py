@@ -13,8 +13,11 @@ from medrecon.physics.ct.counts import (
     weights,
 )
 from medrecon.physics.ct.geometry import Geometry, VectorGeometry
+from medrecon.physics.ct.rotation import Centre, find_centre
+from medrecon.physics.ct.truncation import truncated
 
 __all__ = [
+    "Centre",
     "ConeBeam",
     "FanBeam2D",
     "Geometry",
@@ -25,6 +28,7 @@ __all__ = [
     "attenuation",
     "dose_fraction",
     "even_angles",
+    "find_centre",
     "from_dict",
     "hounsfield",
     "incident",
@@ -32,5 +36,6 @@ __all__ = [
     "low_dose",
     "low_dose_counts",
     "transmission",
+    "truncated",
     "weights",
 ]

@@ -1,0 +1,141 @@
+"""The axis of rotation and truncation, on analytic sinograms of ellipses and on measured ones."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import shared
+from torch import Tensor
+
+from medrecon.errors import BadInput
+from medrecon.physics.ct.circular import even_angles
+from medrecon.physics.ct.counts import incident, line_integrals, transmission
+from medrecon.physics.ct.rotation import find_centre
+from medrecon.physics.ct.truncation import truncated
+
+PARTS = ((3, -5, 80, 60, 0.3, 0.02), (-25, 10, 15, 25, 1.0, 0.01), (30, -20, 10, 10, 0.0, -0.015), (5, 35, 8, 14, 2.0, 0.02))
+"""x, y, half axes (bins), angle, attenuation (1/bin) of ellipses."""
+
+MIDDLE = (201 - 1) / 2
+
+
+def ellipses(angles: np.ndarray, centre: float, bins: int = 201, per_bin: int = 8) -> Tensor:
+    """Line integrals (view, bin), the mean over each bin, of parallel rays about an axis that projects to `centre`."""
+    s = (np.arange(bins * per_bin) + 0.5) / per_bin - 0.5 - centre
+    total = np.zeros((len(angles), bins * per_bin))
+    for x, y, a, b, turn, mu in PARTS:
+        t = angles[:, None]
+        square = (a * np.cos(t - turn)) ** 2 + (b * np.sin(t - turn)) ** 2
+        distance = s - (x * np.cos(t) + y * np.sin(t))
+        total += mu * 2 * a * b * np.sqrt(np.clip(square - distance**2, 0, None)) / square
+    return torch.from_numpy(total.reshape(len(angles), bins, per_bin).mean(-1))
+
+
+def noisy(p: Tensor, std: float, seed: int = 0) -> Tensor:
+    return p + std * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed), dtype=p.dtype)
+
+
+@pytest.mark.parametrize("std", [0.0, 0.03])
+@pytest.mark.parametrize("offset", [-11.7, 0.0, 6.25])
+@pytest.mark.parametrize(
+    ("views", "arc", "method"),
+    [
+        (180, math.pi, "wedge"),
+        (120, 1.2 * math.pi, "wedge"),
+        (150, 1.5 * math.pi, "opposite views"),
+        (181, 2 * math.pi, "opposite views"),
+        (240, 2 * math.pi, "opposite views"),
+    ],
+)
+def test_centre_is_found_within_a_tenth_of_a_bin(views: int, arc: float, method: str, offset: float, std: float) -> None:
+    angles = even_angles(views, arc)
+    found = find_centre(noisy(ellipses(angles, MIDDLE + offset), std), angles)
+    assert found.method == method
+    assert abs(found.bin - (MIDDLE + offset)) < (0.1 if std else 0.02)
+    assert found.quality > 0.98
+
+
+def test_order_start_direction_repeats_and_dtype_of_views_do_not_matter() -> None:
+    angles = np.append(-even_angles(180, 2 * math.pi, start=0.4), -0.4)  # the first view measured twice
+    order = np.random.default_rng(0).permutation(len(angles))
+    p = ellipses(angles, MIDDLE + 3.3)[order]
+    assert abs(find_centre(p, angles[order]).bin - (MIDDLE + 3.3)) < 0.02
+    assert abs(find_centre(p.float(), angles[order]).bin - (MIDDLE + 3.3)) < 0.02
+
+
+def test_rows_and_slices_share_one_axis() -> None:
+    angles = even_angles(180)
+    p = torch.stack([height * ellipses(angles, MIDDLE + 2.4) for height in (0.0, 1.0, 0.3)])
+    stacked, rows = find_centre(p, angles), find_centre(p.movedim(0, 1), angles, view_axis=-3)
+    assert abs(stacked.bin - (MIDDLE + 2.4)) < 0.02
+    assert rows == stacked
+
+
+@pytest.mark.parametrize(("views", "arc"), [(180, math.pi), (360, 2 * math.pi)])
+@pytest.mark.parametrize("seen", [slice(50, 150), slice(30, 201)])
+def test_an_object_that_leaves_the_field_of_view_has_a_centre_too(seen: slice, views: int, arc: float) -> None:
+    angles = even_angles(views, arc)
+    p = ellipses(angles, MIDDLE + 4.6)[:, seen]
+    assert truncated(p).double().mean() > 0.4
+    assert abs(find_centre(p, angles).bin - (MIDDLE + 4.6 - seen.start)) < 0.1
+
+
+@pytest.mark.parametrize(("views", "arc"), [(9, math.pi), (60, 0.7 * math.pi)])
+def test_few_views_and_short_arcs_leave_the_first_moment(views: int, arc: float) -> None:
+    angles = even_angles(views, arc)
+    found = find_centre(ellipses(angles, MIDDLE - 5.1), angles)
+    assert found.method == "moments"
+    assert abs(found.bin - (MIDDLE - 5.1)) < 0.02
+
+
+def test_quality_tells_noise_from_an_object() -> None:
+    for arc in (math.pi, 2 * math.pi):
+        angles = even_angles(180, arc)
+        assert find_centre(noisy(torch.zeros(180, 201, dtype=torch.float64), 1.0), angles).quality < 0.5
+
+
+@pytest.mark.parametrize(
+    ("p", "angles", "told"),
+    [
+        (torch.ones(4, 9).tril(), np.arange(3.0), "one angle for each view"),
+        (torch.full((4, 9), torch.nan), np.arange(4.0), "NaN"),
+        (torch.zeros(4, 9), np.arange(4.0), "empty"),
+        (torch.ones(4, 9).tril(), np.linspace(0, 0.3, 4), "do not show it"),
+    ],
+)
+def test_data_without_an_axis_are_refused(p: Tensor, angles: np.ndarray, told: str) -> None:
+    with pytest.raises(BadInput, match=told):
+        find_centre(p, angles)
+
+
+def test_only_views_with_an_object_at_the_end_are_truncated() -> None:
+    p = noisy(ellipses(even_angles(60), MIDDLE), 0.03)
+    assert not truncated(p).any()
+    p[10:14, -4:] += 1.0
+    assert truncated(p).nonzero().flatten().tolist() == [10, 11, 12, 13]
+
+
+def test_the_tooth_turns_about_bin_296() -> None:
+    """The file's angles end at 179 degrees; its last view is the first one's mirror image, so that they should end at 180."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(shared("data", "ct_tooth_synchrotron.h5")) as file:
+        data, white, dark = (torch.from_numpy(file[f"exchange/{name}"][()]) for name in ("data", "data_white", "data_dark"))
+        angles = np.deg2rad(file["exchange/theta"][()])
+    p = line_integrals(transmission(data, white, dark, view_axis=-3), view_axis=-3).line_integrals
+    assert abs(find_centre(p, angles, view_axis=-3).bin - 296) < 0.5
+    full = find_centre(p, np.linspace(0, math.pi, len(angles)), view_axis=-3)
+    assert abs(full.bin - 295.6) < 0.1
+    assert full.quality > 0.99
+
+
+def test_two_half_turns_of_the_neutron_scan_agree_with_the_whole() -> None:
+    counts = torch.from_numpy(np.load(shared("data", "ct_neutron_sino360.npz"))["sinogram"])
+    p = line_integrals(counts / incident(counts), floor=1e-3).line_integrals
+    angles = np.linspace(0, 2 * math.pi, len(p))
+    whole = find_centre(p, angles)
+    assert whole.quality > 0.95
+    halves = [find_centre(p[start : start + 230], angles[start : start + 230]).bin for start in (0, 229)]
+    assert abs(sum(halves) / 2 - whole.bin) < 0.5
