@@ -13,10 +13,12 @@ from medrecon.physics.ct.counts import (
     weights,
 )
 from medrecon.physics.ct.geometry import Geometry, VectorGeometry
+from medrecon.physics.ct.project import CTOperator
 from medrecon.physics.ct.rotation import Centre, find_centre
 from medrecon.physics.ct.truncation import truncated
 
 __all__ = [
+    "CTOperator",
     "Centre",
     "ConeBeam",
     "FanBeam2D",
