@@ -1,5 +1,6 @@
 """X-ray and emission tomography: geometries, projectors, analytic reconstruction, counts, scans."""
 
+from medrecon.physics.ct.bad_bins import bad_bins, interpolated
 from medrecon.physics.ct.circular import ConeBeam, FanBeam2D, HelicalCone, ParallelBeam2D, ParallelBeam3D, even_angles, from_dict
 from medrecon.physics.ct.counts import (
     attenuation,
@@ -14,6 +15,7 @@ from medrecon.physics.ct.counts import (
 )
 from medrecon.physics.ct.geometry import Geometry, VectorGeometry
 from medrecon.physics.ct.project import CTOperator
+from medrecon.physics.ct.rings import without_rings, without_rings_by_wavelets
 from medrecon.physics.ct.rotation import Centre, find_centre
 from medrecon.physics.ct.truncation import truncated
 
@@ -28,16 +30,20 @@ __all__ = [
     "ParallelBeam3D",
     "VectorGeometry",
     "attenuation",
+    "bad_bins",
     "dose_fraction",
     "even_angles",
     "find_centre",
     "from_dict",
     "hounsfield",
     "incident",
+    "interpolated",
     "line_integrals",
     "low_dose",
     "low_dose_counts",
     "transmission",
     "truncated",
     "weights",
+    "without_rings",
+    "without_rings_by_wavelets",
 ]
