@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,7 @@ from torch.nn.functional import pad
 from medrecon.physics.ct.geometry import Array, Geometry
 from medrecon.physics.ct.grid import Pixels
 from medrecon.physics.ct.lines import lines
-from medrecon.physics.ct.workers import compiled, shared_out
-
-LANES = 8
-"""Items of a batch that are computed together."""
-
-FEW = 3
-"""So many items are worth the loop over `LANES`."""
+from medrecon.physics.ct.workers import LANES, compiled, in_groups, pieces, shared_out
 
 BLOCK, BLOCK_OF_LANES = 16, 4
 """Lines of the image that a thread of the transpose holds in its cache."""
@@ -70,88 +63,63 @@ def _met(slope, intercept, c, index, fraction):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _interpolate(line, index, fraction, total):  # type: ignore[no-untyped-def]
+    """Adds to total (bin[, lane]) what line (pixel[, lane]) has between its pixels."""
+    for k in range(len(total)):
+        i, f = np.uint32(index[k]), fraction[k]
+        if line.ndim == 1:
+            near = line[i]
+            total[k] += near + f * (line[i + np.uint32(1)] - near)
+        else:
+            for b in range(LANES):
+                near = line[i, b]
+                total[k, b] += near + f * (line[i + np.uint32(1), b] - near)
+
+
+@compiled
+def _spread(values, index, fraction, line):  # type: ignore[no-untyped-def]
+    """Adds values (bin[, lane]) to line (pixel, 2[, lane]): what goes to the pixel before and to the one after."""
+    for k in range(len(values)):
+        i, f = np.uint32(index[k]), fraction[k]
+        if line.ndim == 2:
+            after = f * values[k]
+            line[i, 0] += values[k] - after
+            line[i, 1] += after
+        else:
+            for b in range(LANES):
+                after = f * values[k, b]
+                line[i, 0, b] += values[k, b] - after
+                line[i, 1, b] += after
+
+
+@compiled
 def _project(image, fans, slope, intercept, step, out, part, stop):  # type: ignore[no-untyped-def]
-    """image (line, width + 3) with a margin; adds to out (view, bin)."""
+    """image (line, width + 3[, lane]) with a margin; adds the fans [part, stop) to out (view, bin[, lane])."""
     n, width = image.shape[0], image.shape[1] - 3
     index, fraction = np.empty(out.shape[1], np.int32), np.empty(out.shape[1], out.dtype)
     for s in range(part, stop):
         v, first, end = fans[s]
         low = high = first
         for c in range(n):
-            line = image[c]
             low, high = _seen(slope[v], intercept[v], float(c), width, first, end, low, high)
             _met(slope[v, low:high], intercept[v, low:high], float(c), index, fraction)
-            total = out[v, low:high]
-            for k in range(high - low):
-                i = np.uint32(index[k])
-                near = line[i]
-                total[k] += near + fraction[k] * (line[i + np.uint32(1)] - near)
+            _interpolate(image[c], index, fraction, out[v, low:high])
         for k in range(first, end):
             out[v, k] *= step[v, k]
 
 
 @compiled
-def _project_lanes(image, fans, slope, intercept, step, out, part, stop):  # type: ignore[no-untyped-def]
-    """image (line, width + 3, lane); adds to out (view, bin, lane)."""
-    n, width = image.shape[0], image.shape[1] - 3
-    index, fraction = np.empty(out.shape[1], np.int32), np.empty(out.shape[1], out.dtype)
-    for s in range(part, stop):
-        v, first, end = fans[s]
-        low = high = first
-        for c in range(n):
-            line = image[c]
-            low, high = _seen(slope[v], intercept[v], float(c), width, first, end, low, high)
-            _met(slope[v, low:high], intercept[v, low:high], float(c), index, fraction)
-            total = out[v, low:high]
-            for k in range(high - low):
-                i, f = np.uint32(index[k]), fraction[k]
-                for b in range(LANES):
-                    near = line[i, b]
-                    total[k, b] += near + f * (line[i + np.uint32(1), b] - near)
-        for k in range(first, end):
-            for b in range(LANES):
-                out[v, k, b] *= step[v, k]
-
-
-@compiled
-def _spread(sinogram, fans, slope, intercept, out, part, stop):  # type: ignore[no-untyped-def]
-    """Adds to lines [part, stop) of out (line, width + 3, 2): what goes to the index before and to the one after."""
+def _backproject(sinogram, fans, slope, intercept, out, part, stop):  # type: ignore[no-untyped-def]
+    """sinogram (view, bin[, lane]); adds to lines [part, stop) of out (line, width + 3, 2[, lane])."""
     width = out.shape[1] - 3
     index, fraction = np.empty(sinogram.shape[1], np.int32), np.empty(sinogram.shape[1], out.dtype)
     for s in range(len(fans)):
         v, first, end = fans[s]
         low = high = first
         for c in range(part, stop):
-            line = out[c]
             low, high = _seen(slope[v], intercept[v], float(c), width, first, end, low, high)
             _met(slope[v, low:high], intercept[v, low:high], float(c), index, fraction)
-            values = sinogram[v, low:high]
-            for k in range(high - low):
-                i = np.uint32(index[k])
-                after = fraction[k] * values[k]
-                line[i, 0] += values[k] - after
-                line[i, 1] += after
-
-
-@compiled
-def _spread_lanes(sinogram, fans, slope, intercept, out, part, stop):  # type: ignore[no-untyped-def]
-    """As `_spread`: sinogram (view, bin, lane), out (line, width + 3, 2, lane)."""
-    width = out.shape[1] - 3
-    index, fraction = np.empty(sinogram.shape[1], np.int32), np.empty(sinogram.shape[1], out.dtype)
-    for s in range(len(fans)):
-        v, first, end = fans[s]
-        low = high = first
-        for c in range(part, stop):
-            line = out[c]
-            low, high = _seen(slope[v], intercept[v], float(c), width, first, end, low, high)
-            _met(slope[v, low:high], intercept[v, low:high], float(c), index, fraction)
-            values = sinogram[v, low:high]
-            for k in range(high - low):
-                i, f = np.uint32(index[k]), fraction[k]
-                for b in range(LANES):
-                    after = f * values[k, b]
-                    line[i, 0, b] += values[k, b] - after
-                    line[i, 1, b] += after
+            _spread(sinogram[v, low:high], index, fraction, out[c])
 
 
 def fans(along: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -188,10 +156,10 @@ class Joseph2D:
         return torch.from_numpy(self._table[3]).to(dtype)
 
     def forward(self, image: Tensor) -> Tensor:
-        return _in_groups(image, self._forward, self.geometry.shape)
+        return in_groups(image, self._forward, self.geometry.shape)
 
     def adjoint(self, projections: Tensor) -> Tensor:
-        return _in_groups(projections, self._adjoint, self.pixels.shape)
+        return in_groups(projections, self._adjoint, self.pixels.shape)
 
     def _forward(self, image: Tensor) -> Tensor:
         """image (ny, nx[, lane]) to (view, bin[, lane])."""
@@ -203,8 +171,8 @@ class Joseph2D:
         parts: list[tuple[Any, ...]] = []
         for turned, group in zip((image.transpose(0, 1), image), self._fans, strict=True):
             laid = pad(turned, margin).contiguous().numpy()
-            parts += [(laid, group, slope, intercept, step, out.numpy(), *part) for part in _pieces(len(group), 16)]
-        shared_out(_project_lanes if lanes else _project, parts, self._steps)
+            parts += [(laid, group, slope, intercept, step, out.numpy(), *part) for part in pieces(len(group), 16)]
+        shared_out(_project, parts, self._steps)
         return out
 
     def _adjoint(self, projections: Tensor) -> Tensor:
@@ -217,33 +185,11 @@ class Joseph2D:
         parts: list[tuple[Any, ...]] = []
         for out, group in zip(both, self._fans, strict=True):
             block = BLOCK_OF_LANES if lanes else BLOCK
-            parts += [(weighted, group, slope, intercept, out.numpy(), *part) for part in _pieces(len(out), -(-len(out) // block))]
-        shared_out(_spread_lanes if lanes else _spread, parts, self._steps)
+            parts += [(weighted, group, slope, intercept, out.numpy(), *part) for part in pieces(len(out), -(-len(out) // block))]
+        shared_out(_backproject, parts, self._steps)
         columns, rows = (spread[:, 1:-2, 0] + spread[:, :-3, 1] for spread in both)
         return columns.transpose(0, 1) + rows
 
     @property
     def _steps(self) -> int:
         return math.prod(self.geometry.shape) * max(self.pixels.shape)
-
-
-def _pieces(n: int, count: int) -> list[tuple[int, int]]:
-    """[0, n) cut into at most `count` pieces."""
-    edges = np.linspace(0, n, min(n, count) + 1).astype(int).tolist()
-    return list(pairwise(edges))
-
-
-def _in_groups(x: Tensor, apply: Any, tail: tuple[int, ...]) -> Tensor:
-    """apply to the items (batch, ...) one by one, or to `LANES` of them together where there are several."""
-    out = x.new_empty(len(x), *tail)
-    start = 0
-    while len(x) - start >= FEW:
-        group = x[start : start + LANES]
-        n = len(group)
-        laid = x.new_zeros(*x.shape[1:], LANES)
-        laid[..., :n] = group.movedim(0, -1)
-        out[start : start + n] = apply(laid).movedim(-1, 0)[:n]
-        start += n
-    for b in range(start, len(x)):
-        out[b] = apply(x[b].contiguous())
-    return out

@@ -7,9 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+
+LANES = 8
+"""Items of a batch that are computed together."""
+
+FEW = 3
+"""So many items are worth the loop over `LANES`."""
 
 SMALL = 200_000
 """Steps of an inner loop that are done before a thread has started."""
@@ -38,3 +47,25 @@ def shared_out(task: Callable[..., None], parts: Sequence[tuple[Any, ...]], step
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(lambda part: task(*part), parts):
             pass
+
+
+def pieces(n: int, count: int) -> list[tuple[int, int]]:
+    """[0, n) cut into at most `count` pieces."""
+    edges = np.linspace(0, n, min(n, count) + 1).astype(int).tolist()
+    return list(pairwise(edges))
+
+
+def in_groups(x: Tensor, apply: Any, tail: tuple[int, ...]) -> Tensor:
+    """apply to the items (batch, ...) one by one, or to `LANES` of them together where there are several."""
+    out = x.new_empty(len(x), *tail)
+    start = 0
+    while len(x) - start >= FEW:
+        group = x[start : start + LANES]
+        n = len(group)
+        laid = x.new_zeros(*x.shape[1:], LANES)
+        laid[..., :n] = group.movedim(0, -1)
+        out[start : start + n] = apply(laid).movedim(-1, 0)[:n]
+        start += n
+    for b in range(start, len(x)):
+        out[b] = apply(x[b].contiguous())
+    return out
