@@ -39,10 +39,14 @@ class Format:
 
 READERS = (
     Format("nifti", "NIfTI image (.nii, .nii.gz)", has_header=True),
+    Format("dicom_ct_pd", "DICOM-CT-PD projections (folder)"),
     Format("dicom_read", "DICOM file or folder", has_header=True),
+    Format("dxchange", "DataExchange projections (.h5)"),
+    Format("nxtomo", "NXtomo projections (.nx, .h5)"),
     Format("fastmri", "fastMRI k-space (.h5)"),
     Format("ismrmrd", "ISMRMRD/MRD k-space (.h5)"),
     Format("bart", "BART k-space (.cfl with .hdr)"),
+    Format("ct_arrays", "projections with their geometry (.npz, .npy with geometry.json)"),
     Format("arrays", "NumPy arrays (.npy, .npz)"),
 )
 """Asked in this order; the first that recognises a path reads it."""

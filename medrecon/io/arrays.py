@@ -75,7 +75,7 @@ def read(
         name = _chosen(arrays, key)
         array, extras = arrays.load(name), {extra: arrays.load(extra) for extra in EXTRAS if extra in arrays.headers and extra != name}
     else:
-        name, array, extras = "", _npy(target), {}
+        name, array, extras = "", mapped(target), {}
     by_rule = name in KSPACE_KEYS or (name not in IMAGE_KEYS and array.dtype.kind == "c" and array.ndim in (3, 4))
     is_kspace = by_rule if kind is None else kind == "kspace"
     where = f"{target}[{name}]" if name else str(target)
@@ -145,7 +145,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise BadInput(f"{path}: reading failed ({str(error)[:120]}): cut short or damaged") from error
 
 
-def _npy(path: Path) -> NDArray[Any]:
+def mapped(path: Path) -> NDArray[Any]:
     """The array of a .npy file, memory-mapped after its header was checked against its length."""
     with path.open("rb") as file:
         shape, dtype, start = _npy_header(file, str(path))

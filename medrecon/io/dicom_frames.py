@@ -11,6 +11,7 @@ import numpy as np
 
 from medrecon.errors import BadInput, NotSupported
 from medrecon.files import check_size
+from medrecon.io.ct_pd_views import is_projection
 from medrecon.io.dicom_modules import UNITS
 from medrecon.io.dicom_open import damage
 from medrecon.io.patient_frame import Vector
@@ -69,6 +70,8 @@ def frames_of(file: Path, dataset: Any) -> list[Frame]:
 
 
 def _check_kind(file: Path, dataset: Any) -> None:
+    if is_projection(dataset):
+        raise NotSupported(f"{file}: a projection (DICOM-CT-PD), not an image: projections are read from a folder of their own")
     colours = str(dataset.get("PhotometricInterpretation", ""))
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or colours not in ("MONOCHROME1", "MONOCHROME2"):
         raise NotSupported(f"{file}: colour image ({colours or 'no photometric interpretation'}): medrecon reads grey images")

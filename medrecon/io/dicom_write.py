@@ -191,7 +191,8 @@ def _fill_ct(dataset: Any, series: _Series) -> None:
     for keyword in ("XRayTubeCurrent", "Exposure", "ConvolutionKernel"):
         if keyword in series.facts:
             setattr(dataset, keyword, series.facts[keyword])
-    dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = "1", "0", "HU"
+    slope, intercept = series.scaling.slope, series.scaling.intercept
+    dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = decimal_string(slope), decimal_string(intercept), "HU"
     dataset.WindowCenter, dataset.WindowWidth = ["40", "-600"], ["400", "1500"]
     dataset.WindowCenterWidthExplanation = ["SOFT TISSUE", "LUNG"]
 

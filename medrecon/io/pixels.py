@@ -65,5 +65,5 @@ def unsigned_scaling(values: NDArray[Any], bits: int = 16) -> Scaling:
     return Scaling(slope, intercept, 0, top)
 
 
-HOUNSFIELD = Scaling(1.0, 0.0, -32768, 32767)
-"""CT numbers as they are, in signed 16 bits."""
+HOUNSFIELD = Scaling(1.0, -1024.0, -32768, 32767)
+"""HU + 1024 in signed 16 bits, as scanners store it: air is not negative, so that programs which take the numbers as unsigned are right."""
