@@ -14,9 +14,11 @@ from medrecon.physics.ct.counts import (
     weights,
 )
 from medrecon.physics.ct.geometry import Geometry, VectorGeometry
+from medrecon.physics.ct.hardening import polychromatic, straightened, water_correction
 from medrecon.physics.ct.project import CTOperator
 from medrecon.physics.ct.rings import without_rings, without_rings_by_wavelets
 from medrecon.physics.ct.rotation import Centre, find_centre
+from medrecon.physics.ct.spectra import Spectrum
 from medrecon.physics.ct.truncation import truncated
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "HelicalCone",
     "ParallelBeam2D",
     "ParallelBeam3D",
+    "Spectrum",
     "VectorGeometry",
     "attenuation",
     "bad_bins",
@@ -41,8 +44,11 @@ __all__ = [
     "line_integrals",
     "low_dose",
     "low_dose_counts",
+    "polychromatic",
+    "straightened",
     "transmission",
     "truncated",
+    "water_correction",
     "weights",
     "without_rings",
     "without_rings_by_wavelets",
