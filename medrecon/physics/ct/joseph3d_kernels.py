@@ -67,8 +67,8 @@ def project_columns(volume, axis, table, out, part, stop):  # type: ignore[no-un
             near = np.uintp((p >> BITS) * across + (c + 1) * step)
             far = near + np.uintp(across)
             low, high = int(base + gain * r0), int(base + gain * (r1 - 1))
-            for z in range(np.uintp(max(min(low, high) - 1, 0)), np.uintp(min(max(low, high) + 3, nz))):
-                line[z] = flat[near + z] + f * (flat[far + z] - flat[near + z])
+            for h in range(np.uintp(max(min(low, high) - 1, 0)), np.uintp(min(max(low, high) + 3, nz))):
+                line[h] = flat[near + h] + f * (flat[far + h] - flat[near + h])
             climb = np.int64(gain * ONE)
             q = np.int64(base * ONE) + r0 * climb
             for r in range(np.uintp(r0), np.uintp(r1)):
@@ -110,9 +110,9 @@ def spread_columns(data, axis, table, volume, part, stop):  # type: ignore[no-un
                 continue
             low, high = int(base + gain * r0), int(base + gain * (r1 - 1))
             z0, z1 = np.uintp(max(min(low, high) - 1, 0)), np.uintp(min(max(low, high) + 3, nz))
-            for z in range(z0, z1):
-                here[z] = 0
-                above[z + np.uintp(1)] = 0
+            for h in range(z0, z1):
+                here[h] = 0
+                above[h + np.uintp(1)] = 0
             above[z0] = 0
             climb = np.int64(gain * ONE)
             q = np.int64(base * ONE) + r0 * climb
@@ -126,11 +126,11 @@ def spread_columns(data, axis, table, volume, part, stop):  # type: ignore[no-un
             near = np.uintp(i * across + (c + 1) * step)
             far = near + np.uintp(across)
             if not along_x or i >= part:
-                for z in range(z0, z1):
-                    flat[near + z] += (real(1) - f) * (here[z] + above[z])
+                for h in range(z0, z1):
+                    flat[near + h] += (real(1) - f) * (here[h] + above[h])
             if not along_x or i + 1 < stop:
-                for z in range(z0, z1):
-                    flat[far + z] += f * (here[z] + above[z])
+                for h in range(z0, z1):
+                    flat[far + h] += f * (here[h] + above[h])
 
 
 @compiled
@@ -149,7 +149,7 @@ def _across(axis, line, shape):  # type: ignore[no-untyped-def]
 def project_lines(volume, axis, table, out, part, stop):  # type: ignore[no-untyped-def]
     """Into rays [part, stop) of out (ray): axis (ray), table (ray, 5), of `lines.lines`."""
     flat, real = volume.ravel(), volume.dtype.type
-    unit, _one = real(1 / ONE), np.uintp(1)
+    unit = real(1 / ONE)
     for ray in range(part, stop):
         (n, step), (size, stride, slope, start), (size2, stride2, slope2, start2) = _across(axis[ray], table[ray], volume.shape)
         first, end = _span(slope, start, size, n)
