@@ -182,7 +182,8 @@ class ParallelBeam3D(_Rotating):
 class ConeBeam(_Diverging):
     """A circular cone-beam scan. `row_offset`: of the detector along z; `z`: of source and detector, mm.
 
-    `tilt` (roll, pitch, yaw), rad: of the detector about the central ray, its columns' and its rows' direction.
+    `tilt` (roll, pitch, yaw), rad: of the detector about its normal (columns climb), then its columns' direction (rows lean away
+    from the source), then its rows' (columns lean away).
     """
 
     n_rows: int
@@ -211,8 +212,9 @@ class ConeBeam(_Diverging):
     def vectors(self) -> Array:
         source, centre, along = (_flat3(a) for a in self._placed())
         lift = self.heights()[:, None] * _UP
-        ray = (centre - source) / np.linalg.norm(centre - source, axis=1, keepdims=True)
-        u, v = _turned(along, ray, self.tilt)
+        ray = centre - source
+        normal = ray - (ray * along).sum(1, keepdims=True) * along
+        u, v = _turned(along, normal / np.linalg.norm(normal, axis=1, keepdims=True), self.tilt)
         return np.concatenate([source + lift, centre + lift + self.row_offset * _UP, self.bin_spacing * u, self.row_spacing * v], 1)
 
 
@@ -260,13 +262,12 @@ def _flat3(a: Array) -> Array:
     return np.concatenate([a, np.zeros((len(a), 1))], 1)
 
 
-def _turned(along: Array, ray: Array, tilt: tuple[float, float, float]) -> tuple[Array, Array]:
-    """Directions of columns and rows (view, 3) of a detector turned by (roll, pitch, yaw) about ray, columns and rows."""
+def _turned(along: Array, normal: Array, tilt: tuple[float, float, float]) -> tuple[Array, Array]:
+    """Directions of columns and rows (view, 3) of a detector turned by (roll, pitch, yaw) about its normal, columns and rows."""
     roll, pitch, yaw = tilt
     up = np.broadcast_to(_UP, along.shape)
     c, s = np.cos(roll), np.sin(roll)
     u, v = c * along + s * up, c * up - s * along
-    normal = ray
     v, normal = np.cos(pitch) * v + np.sin(pitch) * normal, np.cos(pitch) * normal - np.sin(pitch) * v
     return np.cos(yaw) * u + np.sin(yaw) * normal, v
 
