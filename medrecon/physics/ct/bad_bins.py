@@ -16,10 +16,10 @@ AROUND = 9
 """Bins whose median stands for what a bin should read: up to four bad ones side by side do not matter."""
 
 OFF = 0.5
-"""Relative deviation in most views from which a bin is dead or hot: smaller ones are gain errors, see `rings`."""
+"""Relative deviation of a reading that no gain error explains; for those see `rings`."""
 
-RESTLESS = 6.0
-"""Fluctuation over that of the bins around, and at least half of OFF, from which a bin is noise."""
+OFTEN, TIMES = 0.15, 6.0
+"""Share of the views in which a bin is off, and over that of the bins around, from which it is bad: quanta alone do that to all."""
 
 MOST = 0.1
 """Share of bad bins beyond which something else is wrong."""
@@ -28,17 +28,17 @@ MOST = 0.1
 def bad_bins(readings: Tensor, *, view_axis: int = -2) -> Tensor:
     """True where a bin is bad, bool, shape of one view with an axis of length 1 for the views.
 
-    Bad is what is off its neighbours by half in most views, does not change while they do, fluctuates six times more than
-    they, or is not finite. Before the logarithm. Raises `BadInput` where more than a tenth of a detector is bad.
+    Bad is what is off its neighbours by half, in most views or in many more than they are; does not change while they do; or
+    is not finite. Before the logarithm. Raises `BadInput` where more than a tenth of a detector is bad.
     """
     x = readings.detach().movedim(view_axis, -2)
     finite = torch.isfinite(x)
     x = x.masked_fill(~finite, 0)
-    deviation = ratio(x, _running_median(x)) - 1
-    off = _median(deviation)
-    restless = _median((deviation - off.unsqueeze(-2)).abs())
-    bad = (off.abs() > OFF) | ~finite.all(-2)
-    bad = bad | ((restless > OFF / 2) & (restless > RESTLESS * _running_median(restless)))
+    deviation = _deviation(x)
+    off = (deviation.abs() > OFF).to(torch.float32).mean(-2)
+    # Both in most views and on average: of few quanta many readings are zero, but not their mean; one flash moves the mean alone.
+    bad = (deviation.median(-2).values.abs() > OFF) & (_deviation(x.mean(-2)).abs() > OFF)
+    bad = bad | ~finite.all(-2) | ((off > OFTEN) & (off > TIMES * _running_median(off)))
     still = x.amax(-2) == x.amin(-2)
     moving = F.pad(~still, (1, 1))
     bad = bad | (still & moving[..., :-2] & moving[..., 2:])
@@ -68,12 +68,14 @@ def interpolated(readings: Tensor, bad: Tensor) -> Tensor:
     return torch.where(bad, torch.lerp(left, right, fraction.expand(readings.shape)), readings)
 
 
+def _deviation(x: Tensor) -> Tensor:
+    """From the bins around, relative; 0 where they read nothing."""
+    around = _running_median(x)
+    return ratio(x - around, around)
+
+
 def _running_median(x: Tensor) -> Tensor:
-    """Of `AROUND` bins, ends repeated."""
-    half = AROUND // 2
-    padded = F.pad(x.reshape(-1, 1, x.shape[-1]), (half, half), mode="replicate").reshape(*x.shape[:-1], -1)
-    return padded.unfold(-1, AROUND, 1).median(-1).values
-
-
-def _median(x: Tensor) -> Tensor:
-    return x.median(-2).values
+    """Of `AROUND` bins, mirrored at the ends."""
+    half = min(AROUND // 2, x.shape[-1] - 1)
+    padded = F.pad(x.reshape(-1, 1, x.shape[-1]), (half, half), mode="reflect").reshape(*x.shape[:-1], -1)
+    return padded.unfold(-1, 2 * half + 1, 1).median(-1).values

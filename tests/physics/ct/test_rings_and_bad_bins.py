@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
 
 import numpy as np
 import pytest
@@ -101,12 +99,12 @@ def test_every_bad_bin_is_found_and_no_other() -> None:
     t, bins = broken()
     found = bad_bins(t)
     assert found.shape == (1, t.shape[1])
-    assert found[0].nonzero().flatten().tolist() == sorted(functools.reduce(operator.iadd, bins.values(), []))
+    assert found[0].nonzero().flatten().tolist() == sorted(k for several in bins.values() for k in several)
     rows = torch.stack([t, torch.exp(-sinogram())], 1)
     assert torch.equal(bad_bins(rows, view_axis=-3), torch.stack([found, torch.zeros_like(found)], 1))
 
 
-@pytest.mark.parametrize("photons", [30.0, 1e3, 1e6])
+@pytest.mark.parametrize("photons", [5.0, 30.0, 1e3, 1e6])
 def test_noise_and_gain_errors_alone_make_no_bad_bins(photons: float) -> None:
     expected = photons * torch.exp(-sinogram() + gain_errors(std=0.05))
     assert not bad_bins(torch.poisson(expected, torch.Generator().manual_seed(0))).any()
@@ -132,7 +130,7 @@ def test_a_detector_of_bad_bins_is_refused() -> None:
         bad_bins(t)
 
 
-def test_the_neutron_camera_has_one_bad_column() -> None:
-    """It reads a quarter more than its neighbours in bright views and nothing in dark ones."""
+def test_the_neutron_camera_has_two_bad_columns() -> None:
+    """They read a quarter more than their neighbours in bright views and nothing in dark ones."""
     counts = torch.from_numpy(np.load(shared("data", "ct_neutron_sino360.npz"))["sinogram"])
-    assert bad_bins(counts)[0].nonzero().flatten().tolist() == [314]
+    assert bad_bins(counts)[0].nonzero().flatten().tolist() == [314, 346]
