@@ -15,23 +15,13 @@ from medrecon.physics.ct.circular import even_angles
 from medrecon.physics.ct.counts import incident, line_integrals, transmission
 from medrecon.physics.ct.rotation import find_centre
 from medrecon.physics.ct.truncation import truncated
-
-PARTS = ((3, -5, 80, 60, 0.3, 0.02), (-25, 10, 15, 25, 1.0, 0.01), (30, -20, 10, 10, 0.0, -0.015), (5, 35, 8, 14, 2.0, 0.02))
-"""x, y, half axes (bins), angle, attenuation (1/bin) of ellipses."""
+from tests.oracles.ellipses import ellipse_sinogram
 
 MIDDLE = (201 - 1) / 2
 
 
-def ellipses(angles: np.ndarray, centre: float, bins: int = 201, per_bin: int = 8) -> Tensor:
-    """Line integrals (view, bin), the mean over each bin, of parallel rays about an axis that projects to `centre`."""
-    s = (np.arange(bins * per_bin) + 0.5) / per_bin - 0.5 - centre
-    total = np.zeros((len(angles), bins * per_bin))
-    for x, y, a, b, turn, mu in PARTS:
-        t = angles[:, None]
-        square = (a * np.cos(t - turn)) ** 2 + (b * np.sin(t - turn)) ** 2
-        distance = s - (x * np.cos(t) + y * np.sin(t))
-        total += mu * 2 * a * b * np.sqrt(np.clip(square - distance**2, 0, None)) / square
-    return torch.from_numpy(total.reshape(len(angles), bins, per_bin).mean(-1))
+def ellipses(angles: np.ndarray, centre: float) -> Tensor:
+    return ellipse_sinogram(angles, centre, 201)
 
 
 def noisy(p: Tensor, std: float, seed: int = 0) -> Tensor:

@@ -14,19 +14,11 @@ from medrecon.errors import BadInput, NotSupported
 from medrecon.physics.ct.bad_bins import bad_bins, interpolated
 from medrecon.physics.ct.circular import even_angles
 from medrecon.physics.ct.rings import without_rings, without_rings_by_wavelets
-
-PARTS = ((3, -5, 80, 60, 0.3, 0.02), (-25, 10, 15, 25, 1.0, 0.01), (30, -20, 10, 10, 0.0, -0.015), (5, 35, 8, 14, 2.0, 0.02))
+from tests.oracles.ellipses import ellipse_sinogram
 
 
 def sinogram(views: int = 180, bins: int = 255) -> Tensor:
-    """Line integrals (view, bin) of ellipses, float64."""
-    t = torch.from_numpy(even_angles(views))[:, None]
-    s = torch.arange(bins, dtype=torch.float64) - (bins - 1) / 2
-    total = torch.zeros(views, bins, dtype=torch.float64)
-    for x, y, a, b, turn, mu in PARTS:
-        square = (a * torch.cos(t - turn)) ** 2 + (b * torch.sin(t - turn)) ** 2
-        total += 2 * mu * a * b * (square - (s - x * torch.cos(t) - y * torch.sin(t)) ** 2).clamp_min(0).sqrt() / square
-    return total
+    return ellipse_sinogram(even_angles(views), (bins - 1) / 2, bins)
 
 
 def gain_errors(bins: int = 255, longest: float = 16.0, std: float = 0.02) -> Tensor:
