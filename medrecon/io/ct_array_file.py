@@ -182,17 +182,13 @@ class Stack:
         return (*shape[:-2], shape[-1], shape[-2]) if self.transposed else shape
 
     @property
-    def n_axes(self) -> int:
-        return len(self.shape)
-
-    @property
     def last(self) -> tuple[int, int]:
         """(rows or views, bins)."""
         return self.shape[-2], self.shape[-1]
 
     def views(self, cone: bool) -> int:
         """How many views there are."""
-        if cone and self.n_axes < 3:
+        if cone and len(self.shape) < 3:
             raise BadInput(f"{self.file.path}: a cone's projections are (view, row, bin), the array is {self.shape}")
         return self.shape[-3 if cone else -2]
 
@@ -216,7 +212,7 @@ class Items:
 
     def __getitem__(self, index: slice) -> Tensor:
         block = self.stack.values.reshape(self.shape)[index]
-        return torch.from_numpy(np.ascontiguousarray(block, np.float64 if block.dtype == np.float64 else np.float32))
+        return torch.from_numpy(np.array(block, np.float64 if block.dtype == np.float64 else np.float32))
 
 
 def json_object(text: str, where: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def read(
     bin_spacing: float | None = None,
     row_spacing: float | None = None,
     slice_spacing: float | None = None,
-    offset: float = 0.0,
+    offset: float | None = None,
     dso: float | None = None,
     dsd: float | None = None,
     detector: str = "flat",
@@ -77,9 +77,10 @@ def read(
 
     `key`: which array of a .npz. Where the file holds no geometry: `geometry` parallel, fan or cone, with `angles` (a list, in
     `angle_unit`, else degrees) or `arc` degrees from `start` (`endpoint`: the last view closes it); `bin_spacing`, `row_spacing`,
-    `slice_spacing`, `offset`, `dso`, `dsd` in mm, `detector` flat or curved. Without `bin_spacing` a bin is 1 and there are no HU.
-    `transposed`: the array has its bins before its views. `stored`, `photons`, `water`: what the file does not say, see `CTScan`.
-    Raises `BadInput` for damage, for numbers of views, angles and bins that do not fit, and for numbers that are no line integrals.
+    `slice_spacing`, `offset`, `dso`, `dsd` in mm, `detector` flat or curved. Without `bin_spacing` a bin is 1 and there are no HU;
+    without `offset` the axis of parallel rays is not known. `transposed`: the array has its bins before its views.
+    `stored`, `photons`, `water`: what the file does not say, see `CTScan`. Raises `BadInput` for damage, for numbers of views,
+    angles and bins that do not fit, and for numbers that are no line integrals.
     """
     target = check_readable(path)
     for name, value in {"bin_spacing": bin_spacing, "photons": photons, "water": water, "slice_spacing": slice_spacing}.items():
@@ -89,23 +90,26 @@ def read(
     array = Stack(file, name, transposed)
     found = file.own_geometry()
     warnings: list[str] = []
+    header: dict[str, Any] = {"format": "NumPy projections", "array": name or "npy", "warnings": warnings}
     sized = True
     if found is None:
         beam = _Beam(geometry, bin_spacing, row_spacing, offset, dso, dsd, detector)
         turned = _angles(file, array.views(geometry == "cone"), angles, arc, start, endpoint, angle_unit, warnings)
-        found, sized = beam.of(turned, array.n_axes, array.last), bin_spacing is not None
+        found, sized = beam.of(turned, array.last), bin_spacing is not None
         if not sized:
             warnings.append("the size of a bin is unknown: a bin is 1 mm, values are not HU (give bin_spacing=)")
-        warnings += double_ends(turned) if found.parallel else []
+        if found.parallel:
+            header |= {"rotation_centre": "unknown"} if offset is None else {}
+            warnings += double_ends(turned)
     elif geometry is not None or angles is not None or arc is not None:
-        raise BadInput(f"{target}: the file has its own geometry ({found!r}): leave out geometry, angles and arc")
+        raise BadInput(f"{target}: the file has its own geometry ({type(found).__name__}): leave out geometry, angles and arc")
     facts = file.facts()
     projections = Items(array, found.dimensions)
     said = stored or facts.get("stored") or _kind(name, file)
     scan = CTScan(
         grid=facts.get("grid") or image_grid(found, projections.shape[0], slice_spacing),
         source=target,
-        header=facts.get("header") or {"format": "NumPy projections", "array": name or "npy", "warnings": warnings},
+        header=facts.get("header") or header,
         study=facts.get("study") or {},
         simulated=bool(facts.get("simulated", False)),
         projections=projections,
@@ -174,18 +178,18 @@ class _Beam:
     kind: str | None
     bin_spacing: float | None
     row_spacing: float | None
-    offset: float
+    offset: float | None
     dso: float | None
     dsd: float | None
     detector: str
 
-    def of(self, angles: NDArray[np.float64], n_axes: int, last: tuple[int, int]) -> Geometry:
+    def of(self, angles: NDArray[np.float64], last: tuple[int, int]) -> Geometry:
         if self.kind is None:
             raise BadInput("the file holds no geometry: give geometry=parallel, fan or cone, and arc=180 (degrees) or angles")
         if self.kind not in KINDS:
             raise BadInput(f"geometry = {self.kind!r}: expected {', '.join(KINDS)}{nearest(str(self.kind), KINDS)}")
         size = self.bin_spacing or 1.0
-        common = {"angles": angles, "n_bins": last[1], "bin_spacing": size, "offset": float(self.offset)}
+        common = {"angles": angles, "n_bins": last[1], "bin_spacing": size, "offset": float(self.offset or 0.0)}
         if self.kind == "parallel":
             return ParallelBeam2D(**common)  # type: ignore[arg-type]
         if self.dso is None or self.dsd is None or self.bin_spacing is None:

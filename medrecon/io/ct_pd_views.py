@@ -25,11 +25,13 @@ DISTANCE = 0x70311031
 CENTRAL_ELEMENT = 0x70311033
 SHIFT_ANGLE, SHIFT_HEIGHT, SHIFT_RADIUS = 0x7033100B, 0x7033100C, 0x7033100D
 FOCAL_SPOT_MODE = 0x7033100E
-VIEWS_PER_TURN = 0x70331013
 SPECTRA = 0x70331061
 PHOTONS = 0x70331065
 LOGARITHM = 0x70391009
 WATER_ATTENUATION = 0x70411001
+
+COUNTS = (DETECTOR_ROWS, DETECTOR_COLUMNS, SPECTRA)
+"""Whole numbers of 16 bits; the other numbers have 32 bits and a point."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,7 @@ def _numbers(file: Path, dataset: Any, tag: int, count: int) -> list[float]:
     value = _raw(dataset, tag)
     if value is None:
         raise BadInput(f"{file}: attribute ({tag >> 16:04X},{tag & 0xFFFF:04X}) is missing: not a whole projection of DICOM-CT-PD")
-    short = isinstance(value, bytes) and len(value) == 2 * count  # counts are US, lengths and angles FL
-    found = _decoded(value, "H" if short else "f")
+    found = _decoded(value, "H" if tag in COUNTS else "f")
     if len(found) != count or not np.isfinite(found).all():
         raise BadInput(f"{file}: attribute ({tag >> 16:04X},{tag & 0xFFFF:04X}) is {found[:4]}, expected {count} finite numbers")
     return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +36,22 @@ __all__ = ["read", "recognises", "write_ct_pd"]
 STRAIGHT = 0.02
 """mm; views that are nearer than this to a circle or a helix are on it (the files' numbers have 24 bits)."""
 
+LOOKED_AT = 3
+"""Files of a folder that are opened to recognise it."""
+
 
 def recognises(path: str | os.PathLike[str]) -> bool:
-    """A DICOM file, or a folder whose first image, describes a detector in private attributes."""
+    """A DICOM file, or a folder one of whose first files describes a detector in private attributes (a first one may be damaged)."""
     target = Path(path)
     if not target.exists():
         return False
-    try:
-        first = next(dicom_files(target), None)
-        return first is not None and is_projection(opened(first))
-    except BadInput:
-        return False  # the reader of images says what is wrong
+    for file in islice(dicom_files(target), LOOKED_AT):
+        try:
+            if is_projection(opened(file)):
+                return True
+        except BadInput:
+            continue
+    return False
 
 
 def read(path: str | os.PathLike[str]) -> CTScan:
