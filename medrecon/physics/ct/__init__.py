@@ -15,6 +15,7 @@ from medrecon.physics.ct.counts import (
 )
 from medrecon.physics.ct.geometry import Geometry, VectorGeometry
 from medrecon.physics.ct.hardening import polychromatic, straightened, water_correction
+from medrecon.physics.ct.metal import interpolated_metal, normalised_metal
 from medrecon.physics.ct.project import CTOperator
 from medrecon.physics.ct.rings import without_rings, without_rings_by_wavelets
 from medrecon.physics.ct.rotation import Centre, find_centre
@@ -41,9 +42,11 @@ __all__ = [
     "hounsfield",
     "incident",
     "interpolated",
+    "interpolated_metal",
     "line_integrals",
     "low_dose",
     "low_dose_counts",
+    "normalised_metal",
     "polychromatic",
     "straightened",
     "transmission",
