@@ -35,14 +35,17 @@ def _columns(kind, across, depth, scale, middle, n_bins, x, y, before, part, wei
         for j in range(len(x)):
             sideways, ahead = across[0] * x[j] + a, depth[0] * x[j] + b
             over[j] = 1 / math.sqrt(sideways * sideways + ahead * ahead)
-            # The eighth of the angle by half-angle formulas, then its series to 1e-15: unlike atan2 these run in lanes.
-            t = sideways * over[j] / (1 + ahead * over[j])
-            t /= 1 + math.sqrt(1 + t * t)
-            t /= 1 + math.sqrt(1 + t * t)
+            # Twice the arc tangent of half the angle, by the rational function of Cephes to 1e-16: unlike atan2 it runs in lanes.
+            side, front = abs(sideways), ahead + 1 / over[j]
+            far = side > 0.66 * front
+            t = (side - front if far else side) / (side + front if far else front)
             q = t * t
-            series = 1 / 15 - q * (1 / 17 - q * (1 / 19 - q / 21))
-            series = 1 / 7 - q * (1 / 9 - q * (1 / 11 - q * (1 / 13 - q * series)))
-            part[j] = 8 * t * (1 - q * (1 / 3 - q * (1 / 5 - q * series))) * scale + middle
+            top = (
+                ((-0.8750608600031904 * q - 16.157537187333652) * q - 75.00855792314705) * q - 122.88666844901361
+            ) * q - 64.85021904942025
+            base = ((((q + 24.858464901423062) * q + 165.02700983169885) * q + 432.88106049129027) * q + 485.3903996359137) * q
+            half = t + t * q * top / (base + 194.5506571482614) + (0.25 * math.pi if far else 0.0)
+            part[j] = math.copysign(2 * half, sideways) * scale + middle
     last = max(n_bins - 2, 0)
     for j in range(len(x)):
         column = part[j]
