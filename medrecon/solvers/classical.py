@@ -39,7 +39,7 @@ def zero_filled(likelihood: Likelihood, x: Tensor) -> Iterator[Step]:
 
     `x` gives the leading axes only. `measure`: |A x - y| / |y| of every item.
     """
-    gaussian = _gaussian(likelihood, "zero_filled")
+    gaussian = as_gaussian(likelihood, "zero_filled")
     axes = len(gaussian.domain)
     back = gaussian.back.expand(torch.broadcast_shapes(gaussian.back.shape, x.shape))
     image = ratio(inner(back, back, axes), inner(back, gaussian.normal(back), axes)) * back
@@ -54,7 +54,7 @@ def least_squares(
     With weight 0 the number of steps is the regularisation. `measure`: relative residual of the normal equations.
     Pruessmann et al. 2001.
     """
-    gaussian = _gaussian(likelihood, "least_squares")
+    gaussian = as_gaussian(likelihood, "least_squares")
     if damping:
         weight = weight + damping * norms(gaussian.A, 15, like=x) ** 2
     return cg(shifted(gaussian.normal, weight), gaussian.back, x, tolerance=tolerance)
@@ -74,7 +74,7 @@ def wavelet_l1(
 
     `weight` None: `strength` times the `automatic_weight` with WAVELET_FACTOR. Lustig, Donoho and Pauly 2007.
     """
-    gaussian = _gaussian(likelihood, "wavelet_l1")
+    gaussian = as_gaussian(likelihood, "wavelet_l1")
     largest = norms(gaussian.A, 15, margin=MARGIN, like=x)
     weight = strength * automatic_weight(largest, WAVELET_FACTOR) if weight is None else weight
     penalty = WaveletL1(gaussian.domain, wavelet, levels)
@@ -89,7 +89,7 @@ def total_variation(
     `weight` None: `strength` times the `automatic_weight` with VARIATION_FACTOR. On the BART golden scan the primal-dual steps were as
     accurate as ADMM at the same number of A^H A, and cheaper. Block, Uecker and Frahm 2007; Condat 2013.
     """
-    gaussian = _gaussian(likelihood, "total_variation")
+    gaussian = as_gaussian(likelihood, "total_variation")
     largest = norms(gaussian.A, 15, margin=MARGIN, like=x)
     weight = strength * automatic_weight(largest, VARIATION_FACTOR) if weight is None else weight
     penalty = TotalVariation(gaussian.domain)
@@ -113,7 +113,8 @@ def automatic_weight(largest: Tensor, factor: float) -> Tensor:
     return factor / MARGIN * largest
 
 
-def _gaussian(likelihood: Likelihood, method: str) -> Gaussian:
+def as_gaussian(likelihood: Likelihood, method: str) -> Gaussian:
+    """The likelihood, if it is Gaussian with a linear operator; else `NotSupported` in the name of `method`."""
     if not isinstance(likelihood, Gaussian):
         raise NotSupported(f"{method} needs a Gaussian likelihood, not {type(likelihood).__name__}: choose a gradient method")
     return likelihood
