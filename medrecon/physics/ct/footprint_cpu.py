@@ -205,6 +205,31 @@ def _backproject(sinogram, views, table, kind, bins, margin, out, part, stop):  
                 _fetch(sinogram[v], bin0, j, weight, out[c])
 
 
+@compiled
+def _entries(views, table, kind, bins, margin, sizes, strides, place, columns, values, fill):  # type: ignore[no-untyped-def]
+    """Counts every row's entries in `place` (view, bin); where `fill`, place begins as the first entry of the row."""
+    n, width = sizes
+    before, after = np.empty(width + 1), np.empty(width + 1)
+    bin0, knots = np.empty(width, np.int32), np.empty((4, width), values.dtype)
+    height, below, weight = np.empty(width, values.dtype), np.empty(width, values.dtype), np.empty(width, values.dtype)
+    for v in views:
+        _corners(table[v], -0.5, kind, after)
+        for c in range(n):
+            before, after = after, before
+            count = _trapezoids(table[v], c, kind, before, after, bins, margin, bin0, knots, height)
+            below[:] = 0
+            for j in range(count):
+                _share(j, j == count - 1, knots, height, below, weight)
+                for i in range(width):
+                    k = bin0[i] + j - margin
+                    if weight[i] != 0 and k >= 0 and k < bins:
+                        p = place[v, k]
+                        if fill:
+                            columns[p] = c * strides[0] + i * strides[1]
+                            values[p] = weight[i]
+                        place[v, k] += 1
+
+
 class Footprint2D:
     """The projector of a geometry in the plane; float32 and float64 on the CPU."""
 
@@ -301,6 +326,12 @@ class Footprint2D:
             parts += [(laid, views, *self._constants, out.numpy(), *part) for part in pieces(len(out), -(-len(out) // BLOCK))]
         shared_out(_backproject, parts, self._steps)
         return columns.transpose(0, 1) + rows
+
+    def list_entries(self, place: NDArray[np.int64], columns: NDArray[np.int32], values: NDArray[Any], fill: bool) -> None:
+        """Fills in columns and values of the matrix, a row's from `place` (view, bin) on; else counts the rows' entries there."""
+        ny, nx = self.pixels.shape
+        for views, sizes, strides in zip(self._views, ((nx, ny), (ny, nx)), ((1, nx), (nx, 1)), strict=True):
+            _entries(views, *self._constants, sizes, strides, place, columns, values, fill)
 
     @property
     def _constants(self) -> tuple[Any, ...]:

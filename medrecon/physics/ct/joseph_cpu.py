@@ -122,6 +122,28 @@ def _backproject(sinogram, fans, slope, intercept, out, part, stop):  # type: ig
             _spread(sinogram[v, low:high], index, fraction, out[c])
 
 
+@compiled
+def _entries(fans, slope, intercept, step, sizes, strides, place, columns, values, fill):  # type: ignore[no-untyped-def]
+    """Counts every row's entries in `place` (view, bin); where `fill`, place begins as the first entry of the row."""
+    n, width = sizes
+    bins = slope.shape[1]
+    index, fraction = np.empty(bins, np.int32), np.empty(bins)
+    for v, first, end in fans:
+        low = high = first
+        for c in range(n):
+            low, high = _seen(slope[v], intercept[v], float(c), width, first, end, low, high)
+            _met(slope[v, low:high], intercept[v, low:high], float(c), index, fraction)
+            for k in range(low, high):
+                for upper in range(2):
+                    i = index[k - low] - 1 + upper
+                    if i >= 0 and i < width:
+                        p = place[v, k]
+                        if fill:
+                            columns[p] = c * strides[0] + i * strides[1]
+                            values[p] = step[v, k] * (fraction[k - low] if upper else 1 - fraction[k - low])
+                        place[v, k] += 1
+
+
 def fans(along: NDArray[np.bool_]) -> NDArray[np.int64]:
     """(fan, 3): view, first bin, one past the last, of the longest runs of bins that are True; along (view, bin)."""
     edges = np.diff(along.astype(np.int8), axis=1, prepend=0, append=0)
@@ -189,6 +211,13 @@ class Joseph2D:
         shared_out(_backproject, parts, self._steps)
         columns, rows = (spread[:, 1:-2, 0] + spread[:, :-3, 1] for spread in both)
         return columns.transpose(0, 1) + rows
+
+    def list_entries(self, place: NDArray[np.int64], columns: NDArray[np.int32], values: NDArray[Any], fill: bool) -> None:
+        """Fills in columns and values of the matrix, a row's from `place` (view, bin) on; else counts the rows' entries there."""
+        _, slope, intercept, step = self._table
+        ny, nx = self.pixels.shape
+        for group, sizes, strides in zip(self._fans, ((nx, ny), (ny, nx)), ((1, nx), (nx, 1)), strict=True):
+            _entries(group, slope, intercept, step, sizes, strides, place, columns, values, fill)
 
     @property
     def _steps(self) -> int:
