@@ -1,7 +1,7 @@
 """One view of DICOM-CT-PD: its private attributes, decoded by hand, and its pixels.
 
-Chen et al., "Development and validation of an open data format for CT projection data", Med Phys 42 (2015) 6964. Private attributes arrive
-as bytes of unknown representation where a file passed through an archive, as numbers where it did not.
+Chen et al., "Development and validation of an open data format for CT projection data", Med Phys 42 (2015) 6964. Private attributes
+lose their representation where files pass through archives (UN), so their bytes are decoded here.
 """
 
 from __future__ import annotations
@@ -101,10 +101,10 @@ def view_of(file: Path, dataset: Any) -> View:
             raise NotSupported(f"{file}: {dataset.NumberOfFrames} frames in one file: expected one view in each")
         if _text(dataset, LOGARITHM).upper() in ("NO", "N", "FALSE"):
             raise NotSupported(f"{file}: holds readings before the logarithm: expected line integrals (LogFlag YES)")
-        if SPECTRA in dataset and _numbers(file, dataset, SPECTRA, 1)[0] > 1:
+        if _raw(dataset, SPECTRA) and _numbers(file, dataset, SPECTRA, 1)[0] > 1:
             raise NotSupported(f"{file}: a scan with several X-ray tubes or spectra: keep the views of one of them")
         slope, intercept = float(dataset.get("RescaleSlope") or 1.0), float(dataset.get("RescaleIntercept") or 0.0)
-        shifts = [_numbers(file, dataset, tag, 1)[0] if tag in dataset else 0.0 for tag in (SHIFT_ANGLE, SHIFT_HEIGHT, SHIFT_RADIUS)]
+        shifts = [_numbers(file, dataset, tag, 1)[0] if _raw(dataset, tag) else 0.0 for tag in (SHIFT_ANGLE, SHIFT_HEIGHT, SHIFT_RADIUS)]
         focus = [_numbers(file, dataset, tag, 1)[0] for tag in (FOCAL_ANGLE, FOCAL_HEIGHT, FOCAL_RADIUS)]
         column, row = _numbers(file, dataset, CENTRAL_ELEMENT, 2)
         return View(
@@ -126,25 +126,22 @@ def view_of(file: Path, dataset: Any) -> View:
         )
 
 
-def _raw(dataset: Any, tag: int) -> Any:
-    """Bytes, a number, a text or a list, as the file's representation made it; None where the attribute is absent or empty."""
-    value = dataset[tag].value if tag in dataset else None
-    return None if value is None or (isinstance(value, (bytes, str)) and not value) else value
+def _raw(dataset: Any, tag: int) -> bytes:
+    """The bytes of an attribute as they are in the file, whatever representation it claims; none where it is absent or empty."""
+    element = dataset.get_item(tag) if tag in dataset else None
+    value = None if element is None else element.value
+    return value if isinstance(value, bytes) else b""
 
 
-def _decoded(value: Any, form: str) -> list[float]:
-    """Numbers of bytes in little endian order ("f" or "H"), or of what was a number already."""
-    if isinstance(value, bytes):
-        size = struct.calcsize("<" + form)
-        return [float(n) for n in struct.unpack(f"<{len(value) // size}{form}", value[: len(value) // size * size])]
-    if isinstance(value, str):
-        return [float(part) for part in value.strip("\0 ").split("\\")]
-    return [float(n) for n in (value if isinstance(value, (list, tuple)) or hasattr(value, "__iter__") else [value])]
+def _decoded(value: bytes, form: str) -> list[float]:
+    """Numbers in little endian order, "f" or "H"."""
+    size = struct.calcsize("<" + form)
+    return [float(n) for n in struct.unpack(f"<{len(value) // size}{form}", value[: len(value) // size * size])]
 
 
 def _numbers(file: Path, dataset: Any, tag: int, count: int) -> list[float]:
     value = _raw(dataset, tag)
-    if value is None:
+    if not value:
         raise BadInput(f"{file}: attribute ({tag >> 16:04X},{tag & 0xFFFF:04X}) is missing: not a whole projection of DICOM-CT-PD")
     found = _decoded(value, "H" if tag in COUNTS else "f")
     if len(found) != count or not np.isfinite(found).all():
@@ -167,17 +164,15 @@ def _length(file: Path, dataset: Any, tag: int) -> float:
 
 
 def _text(dataset: Any, tag: int) -> str:
-    value = _raw(dataset, tag)
-    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value if value is not None else "")
-    return text.strip("\0 ")
+    return _raw(dataset, tag).decode("ascii", "replace").strip("\0 ")
 
 
 def _photons(dataset: Any, n_columns: int) -> NDArray[np.float32] | None:
     """(bin,) incident quanta of each column; None where the file has no such list."""
     value = _raw(dataset, PHOTONS)
-    if value is None:
+    if not value:
         return None
-    found = np.array(_decoded(value, "f"), np.float32)
+    found = np.frombuffer(value[: len(value) // 4 * 4], "<f4").astype(np.float32)
     return found if found.shape == (n_columns,) and np.isfinite(found).all() and (found > 0).all() else None
 
 
