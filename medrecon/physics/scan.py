@@ -66,7 +66,8 @@ class Problem:
     scan that this batch fills, along the axis before the image; `arrange` brings such a stack to (z, y, x). `display`:
     solved unknowns (..., *domain) to images, identity unless several images share a pixel (map sets, coils). `grid`:
     the grid of this batch after `crop`, which cuts the solved field of view to the one to be shown. `facts`: what
-    calibration found, printed and stored. `gain`: about |A| of the whitened operator, one number for the whole scan. `whole`: the grid of
+    calibration found, printed and stored. `gain`: about |A| of the whitened operator, one number for the whole scan. `begin`: a quick
+    image in prior units, from which classical iterations start. `whole`: the grid of
     all batches together, where it is not the scan's. `units`, `modality`: of the volume, see `Volume`.
     """
 
@@ -81,6 +82,7 @@ class Problem:
     arrange: Callable[[Tensor], Tensor] = _itself
     study: Mapping[str, Any] = field(default_factory=dict)
     gain: float | None = None
+    begin: Callable[[], Tensor] | None = None
     whole: Grid | None = None
     units: str = "arbitrary"
     modality: str = "MR"

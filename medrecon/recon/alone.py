@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medrecon.consistency.lowrank import low_rank
 from medrecon.iterate import Step
+from medrecon.physics.ct.direct import filtered_backprojection
 from medrecon.prior.denoiser import Prior
 from medrecon.recon.recipe import Iteration, Recipe
 from medrecon.sample import ensemble, source, variational
@@ -24,7 +25,7 @@ from medrecon.solvers.likelihood import Likelihood
 from medrecon.tensors import Draw
 
 
-def _without_prior(solve: Callable[..., Iterator[Step]]) -> Iteration:
+def without_prior(solve: Callable[..., Iterator[Step]]) -> Iteration:
     """A classical solver (likelihood, x, **settings) as an `Iteration`, keeping its settings in sight."""
 
     def iteration(prior: Prior | None, likelihood: Likelihood, x: Tensor, sigmas: Tensor, draw: Draw, **settings: Any) -> Iterator[Step]:
@@ -160,7 +161,7 @@ ALONE: tuple[Recipe, ...] = (
         evaluations="0",
         reference="Pruessmann et al. 2001, doi:10.1002/mrm.1241",
         kind="classical",
-        iteration=_without_prior(classical.least_squares),
+        iteration=without_prior(classical.least_squares),
         settings={"steps": 30},
     ),
     Recipe(
@@ -170,7 +171,7 @@ ALONE: tuple[Recipe, ...] = (
         evaluations="0",
         reference="Lustig, Donoho, Pauly 2007, doi:10.1002/mrm.21391",
         kind="classical",
-        iteration=_without_prior(classical.wavelet_l1),
+        iteration=without_prior(classical.wavelet_l1),
         needs=("noise",),
         settings={"steps": 100},
     ),
@@ -181,9 +182,19 @@ ALONE: tuple[Recipe, ...] = (
         evaluations="0",
         reference="Block, Uecker, Frahm 2007, doi:10.1002/mrm.21236",
         kind="classical",
-        iteration=_without_prior(classical.total_variation),
+        iteration=without_prior(classical.total_variation),
         needs=("noise",),
         settings={"steps": 200},
+    ),
+    Recipe(
+        name="fbp",
+        summary="Filtered backprojection of CT: parallel rays, fans, cones (FDK) and helices (rebinned), full and short scans.",
+        good_for="many views, much dose; a quick look at any CT scan",
+        evaluations="0",
+        reference="Kak and Slaney 1988, chapter 3; Feldkamp, Davis, Kress 1984, doi:10.1364/JOSAA.1.000612",
+        kind="classical",
+        iteration=without_prior(filtered_backprojection),
+        settings={"steps": 1},
     ),
     Recipe(
         name="zero_filled",
@@ -192,7 +203,7 @@ ALONE: tuple[Recipe, ...] = (
         evaluations="0",
         reference="",
         kind="classical",
-        iteration=_without_prior(classical.zero_filled),
+        iteration=without_prior(classical.zero_filled),
         settings={"steps": 1},
     ),
     Recipe(
@@ -202,7 +213,7 @@ ALONE: tuple[Recipe, ...] = (
         evaluations="0",
         reference="Roemer et al. 1990, doi:10.1002/mrm.1910160203",
         kind="classical",
-        iteration=_without_prior(classical.zero_filled),
+        iteration=without_prior(classical.zero_filled),
         settings={"steps": 1},
         preparation={"combine": "rss", "whiten": False},
     ),

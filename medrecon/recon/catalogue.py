@@ -128,12 +128,16 @@ def _plugins() -> str:
 
 
 def _preparation() -> str:
-    """What all MRI methods take, in the words of its own docstring."""
-    from medrecon.physics.mri.prepare import Preparation
+    """What all methods take for a modality, in the words of its own docstring."""
+    from medrecon.physics.ct.prepare import Preparation as OfCT
+    from medrecon.physics.mri.prepare import Preparation as OfMRI
 
-    rows = [f"| `{f.name}` | `{f.default}` |" for f in fields(Preparation) if f.name in Preparation.named()]
-    text = (getdoc(Preparation) or "").replace("<", "&lt;")
-    return "\n".join([f"\n## Preparation of MRI scans\n\nTaken by every method.\n\n{text}\n", "| setting | default |", "|---|---|", *rows])
+    lines = []
+    for modality, settings in (("MRI", OfMRI), ("CT", OfCT)):
+        told = (getdoc(settings) or "").replace("<", "&lt;")
+        lines += [f"\n## Preparation of {modality} scans\n\nTaken by every method.\n\n{told}\n", "| setting | default |", "|---|---|"]
+        lines += [f"| `{f.name}` | `{f.default}` |" for f in fields(settings) if f.name in settings.named()]
+    return "\n".join(lines)
 
 
 def _readable(value: object) -> Any:

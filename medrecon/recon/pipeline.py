@@ -262,6 +262,7 @@ def _solved(job: _Job, problem: Problem, progress: Progress | None) -> Solution:
         seed=job.seed,
         keys=_keys(likelihood, problem.slices),
         gain=problem.gain,
+        begin=problem.begin() if problem.begin is not None and job.recipe.kind == "classical" else None,
         progress=report,
     )
     steps = int(job.recipe.settings["steps"])

@@ -6,8 +6,9 @@ from medrecon.errors import BadInput, nearest
 from medrecon.recon.alone import ALONE
 from medrecon.recon.pairs import PAIRS
 from medrecon.recon.recipe import Recipe
+from medrecon.recon.tomography import TOMOGRAPHY
 
-METHODS: dict[str, Recipe] = {recipe.name: recipe for recipe in (*PAIRS, *ALONE)}
+METHODS: dict[str, Recipe] = {recipe.name: recipe for recipe in (*PAIRS, *ALONE, *TOMOGRAPHY)}
 
 
 def recipe(method: str) -> Recipe:

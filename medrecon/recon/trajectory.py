@@ -36,7 +36,7 @@ FINEST = 0.05
 class Trajectory:
     """A recipe on its way: `x` (draws, *batch, *image) is zero and gives shape, dtype and device. `gain`: about |A|.
 
-    `begin`: an image that broadcasts to x, to begin from instead of what the plug-in `start` says.
+    `begin`: an image that broadcasts to x, to begin from instead of what the plug-in `start` says (classical methods: of zero).
     """
 
     ready: Recipe
@@ -84,7 +84,8 @@ class Trajectory:
     def steps(self) -> Iterator[Step]:
         ready, prior = self.ready, None if self.counted is None else self.plugins.around(self.counted, drawn=self.ready.spread is not None)
         if ready.iteration is not None:
-            return ready.iteration(prior, self.likelihood, self.x, self.levels, self.draw, **ready.settings_for(ready.iteration))
+            x = self.start() if ready.kind == "classical" and self.begin is not None else self.x
+            return ready.iteration(prior, self.likelihood, x, self.levels, self.draw, **ready.settings_for(ready.iteration))
         assert ready.consistency is not None
         assert ready.sampler is not None
         assert prior is not None

@@ -16,7 +16,7 @@ TURNS = 4
 """A circular scan of more turns is one whose angles are degrees."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class _Rotating(Geometry):
     """Views at `angles` (view,), rad. `offset`: shift of the detector along its columns' direction, mm."""
 
@@ -63,7 +63,7 @@ class _Rotating(Geometry):
         return float(np.ptp(ordered) + (np.median(gaps) if gaps.size else 0.0))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ParallelBeam2D(_Rotating):
     """Parallel rays in a plane; `bin_spacing` mm. `medrecon.physics.ct.even_angles(n)` are the usual `angles`."""
 
@@ -81,7 +81,7 @@ class ParallelBeam2D(_Rotating):
         return np.concatenate([towards, self.offset * along, self.bin_spacing * along], 1)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class _Diverging(_Rotating):
     """`dso`: source to axis, `dsd`: source to detector, mm. `detector`: "flat" or "curved". `axis_shift`: of source and
     detector together, along the columns."""
@@ -128,7 +128,7 @@ class _Diverging(_Rotating):
         return source, source + self.dsd * ray, np.cos(turn) * along + np.sin(turn) * towards
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class FanBeam2D(_Diverging):
     """A fan in a plane; `bin_spacing` at the detector, mm (arc length where it is curved)."""
 
@@ -141,7 +141,7 @@ class FanBeam2D(_Diverging):
         return np.concatenate([source, centre, self.bin_spacing * along], 1)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ParallelBeam3D(_Rotating):
     """Parallel rays and a flat detector of `n_rows`. `row_offset`: of the detector along z, mm. `tilt`: see `ConeBeam`."""
 
@@ -178,7 +178,7 @@ class ParallelBeam3D(_Rotating):
         return ParallelBeam2D(angles=self.angles, n_bins=self.n_bins, bin_spacing=self.bin_spacing, offset=self.offset)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ConeBeam(_Diverging):
     """A circular cone-beam scan. `row_offset`: of the detector along z; `z`: of source and detector, mm.
 
@@ -218,7 +218,7 @@ class ConeBeam(_Diverging):
         return np.concatenate([source + lift, centre + lift + self.row_offset * _UP, self.bin_spacing * u, self.row_spacing * v], 1)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class HelicalCone(ConeBeam):
     """A helical scan: `feed` of the table a turn, mm; `z` is that of angle `start` (default: the first view's)."""
 

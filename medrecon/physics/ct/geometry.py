@@ -37,7 +37,7 @@ COLUMNS = {"parallel2d": 6, "fan2d": 6, "parallel3d": 12, "cone3d": 12}
 """Numbers in a row of vectors."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Geometry(ABC):
     """`n_bins`: columns of the detector."""
 
@@ -121,7 +121,7 @@ class Geometry(ABC):
         return f"{type(self).__name__}({' x '.join(map(str, self.shape))})"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class VectorGeometry(Geometry):
     """Any trajectory: `kind_of` and `rows_of_vectors` (view, 6 or 12) as the module says. `foci`: see `focus`."""
 

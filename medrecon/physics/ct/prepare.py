@@ -1,0 +1,383 @@
+"""From a CT scan to inverse problems: correct, take the logarithm, find axis and noise, weigh, scale; streamed by slice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medrecon.compute import chunk_length, memory_budget
+from medrecon.errors import BadInput, nearest
+from medrecon.linop.operator import LinearOperator, Scaled
+from medrecon.physics.ct.circular import ParallelBeam2D
+from medrecon.physics.ct.direct import quick, taken_out
+from medrecon.physics.ct.grid import Pixels
+from medrecon.physics.ct.project import CTOperator
+from medrecon.physics.ct.readings import Read, Readings, ray_noise
+from medrecon.physics.ct.scan import CTScan
+from medrecon.physics.ct.truncation import truncated
+from medrecon.physics.scan import Problem
+from medrecon.solvers.likelihood import Gaussian, Likelihood, weighted
+from medrecon.solvers.norm import norm
+from medrecon.solvers.poisson import Poisson, Transmission
+from medrecon.tensors import bright_level
+from medrecon.volume import Grid
+
+LAWS = ("gaussian", "poisson")
+
+MODEL_ERROR = 1.5e-3
+"""0.13 to 0.2 % rms on 256 x 256 slices of patients, Joseph's rays against footprints on a grid twice as fine, most of it at edges and
+nearly the same for thick and thin rays."""
+
+IMAGES = 14
+"""Copies of an image that a solver or sampler holds at once."""
+
+PROJECTIONS = 8
+"""Copies of the projections: data, weights, residuals and the projector's own."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """physical = gain x + offset; `physical` False: no scale of its own."""
+
+    gain: float = 2000.0
+    offset: float = -1000.0
+    physical: bool = True
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Settings of `CTScan.problems` and of `--set`.
+
+    `noise_std`: of a line integral without object; None: from the photons, else estimated from neighbouring bins.
+    `photons`: incident quanta per ray, where the file does not say; `electronic_std`: electronic noise, quanta. `weighted`: every ray by
+    its own noise; None: where it is known that readings are counts. `law`: "gaussian", or "poisson" for readings that are quanta
+    (few of them: the logarithm is biased below about 50). `model_error`: what pixels and rays leave out, a share of the
+    line integrals' root mean square; it counts as noise of every ray. `background`: scattered or random quanta. `centre`: bin of the
+    axis of rotation, from 0, or "find"; None: the file's, found where the file does not know. `rings`: remove gain errors of single bins.
+    `repair`: interpolate dead bins. `hardening`: coefficients c_1, c_2, ... of the water correction c_1 p + c_2 p^2 + ... `matrix`,
+    `pixel` (mm): size of the square image. `model`: of the projector. `nan`: "error" or "zero" (not measured).
+    `units`: the prior's, `physical` = gain x + offset. `copies`: images per slice that the method holds, for the memory estimate.
+    """
+
+    noise_std: float | None = None
+    photons: float | None = None
+    electronic_std: float = 0.0
+    weighted: bool | None = None
+    law: str = "gaussian"
+    model_error: float = MODEL_ERROR
+    background: float = 0.0
+    centre: float | str | None = None
+    rings: bool = False
+    repair: bool = True
+    hardening: tuple[float, ...] = ()
+    matrix: int | None = None
+    pixel: float | None = None
+    model: str = "joseph"
+    nan: str = "error"
+    units: Any = Linear()
+    copies: int = 1
+    look: Callable[[int, int], None] | None = None
+
+    @classmethod
+    def named(cls) -> list[str]:
+        """Names that a user may set."""
+        return [f.name for f in fields(cls) if f.name not in ("units", "copies", "look")]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What holds for all slices."""
+
+    scan: CTScan
+    grid: Grid
+    readings: Readings
+    scale: float
+    shift: float
+    noise_std: float
+    model_std: float
+    gain: float
+    facts: dict[str, Any]
+
+
+def item_bytes(domain: tuple[int, ...], projections: tuple[int, ...], copies: int) -> int:
+    """Memory that one image takes with its projections, float32."""
+    return 4 * ((IMAGES * copies + 2) * math.prod(domain) + PROJECTIONS * (copies + 1) * math.prod(projections))
+
+
+def prepared(scan: CTScan, budget: int | None, device: torch.device, **settings: Any) -> Iterator[Problem]:
+    """The problems of a scan, one batch of slices after the other; all share scale and noise."""
+    known = [f.name for f in fields(Preparation)]
+    for name in settings:
+        if name not in known:
+            raise BadInput(f"CT preparation has no setting {name!r}{nearest(name, known)}")
+    plan = _checked(Preparation(**settings))
+    found = _survey(scan, plan)
+    scan, pixels = found.scan, _pixels(found.grid, found.scan)
+    operator = CTOperator(scan.geometry, pixels.shape, pixels.spacing, centre=pixels.centre, model=plan.model)
+    limit = memory_budget(device) if budget is None else budget
+    length = chunk_length(item_bytes(pixels.shape, scan.geometry.shape, plan.copies), limit, scan.n_items)
+    for start in range(0, scan.n_items, length):
+        stop = min(start + length, scan.n_items)
+        likelihood, warnings = _likelihood(found, plan, operator, start, stop, device)
+        if plan.look is not None:
+            plan.look(stop, scan.n_items)
+        slices = range(found.grid.shape[0]) if scan.image_axes == 3 else range(start, stop)
+        yield Problem(
+            likelihood=likelihood,
+            grid=found.grid.crop((slices.start, 0, 0), (len(slices), *found.grid.shape[1:])),
+            scale=found.scale,
+            noise_std=found.noise_std,
+            slices=slices,
+            facts={**found.facts, "warnings": [*found.facts["warnings"], *warnings]},
+            display=_Shift(found.shift / found.scale),
+            arrange=_one_volume if scan.image_axes == 3 else _as_it_is,
+            study=scan.study,
+            gain=found.gain,
+            begin=None if scan.stored == "emission" else _Begin(likelihood),
+            whole=found.grid,
+            units=found.facts["image_units"],
+            modality="PT" if scan.stored == "emission" else "CT",
+        )
+
+
+@dataclass(frozen=True)
+class _Shift:
+    """x + amount: with the scale, prior units to HU."""
+
+    amount: float
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return image + self.amount if self.amount else image
+
+
+@dataclass(frozen=True)
+class _Begin:
+    """The image that the analytic method of the geometry makes, in prior units, nothing below air."""
+
+    likelihood: Likelihood
+
+    def __call__(self) -> Tensor:
+        operator, factor, line_integrals = taken_out(self.likelihood)
+        return (quick(operator, line_integrals) / factor).clamp(min=0)
+
+
+def _one_volume(image: Tensor) -> Tensor:
+    return image.squeeze(-4)
+
+
+def _as_it_is(image: Tensor) -> Tensor:
+    return image
+
+
+def _checked(plan: Preparation) -> Preparation:
+    for name in ("model_error", "background", "electronic_std"):
+        if isinstance(getattr(plan, name), (bool, str)) or not 0 <= getattr(plan, name) < math.inf:
+            raise BadInput(f"{name} = {getattr(plan, name)!r}: expected 0 or a positive number")
+    for name in ("noise_std", "photons", "pixel"):
+        value = getattr(plan, name)
+        if value is not None and (isinstance(value, (bool, str)) or not 0 <= value < math.inf or (name != "noise_std" and value == 0)):
+            raise BadInput(f"{name} = {value!r}: expected a positive number")
+    if plan.matrix is not None and (isinstance(plan.matrix, bool) or not isinstance(plan.matrix, int) or not 1 <= plan.matrix <= 8192):
+        raise BadInput(f"matrix = {plan.matrix!r}: expected a whole number of pixels")
+    if plan.law not in LAWS:
+        raise BadInput(f"law = {plan.law!r}: expected gaussian or poisson{nearest(plan.law, list(LAWS))}")
+    if plan.nan not in ("error", "zero"):
+        raise BadInput(f"nan = {plan.nan!r}: expected error or zero")
+    if isinstance(plan.centre, str) and plan.centre != "find":
+        raise BadInput(f"centre = {plan.centre!r}: expected a bin number or find")
+    hardening = (plan.hardening,) if isinstance(plan.hardening, (int, float)) else tuple(plan.hardening)
+    return replace(plan, hardening=hardening)
+
+
+def _survey(scan: CTScan, plan: Preparation) -> _Found:
+    """Axis, noise and brightness from the middle slice, the same whichever slices are solved."""
+    middle = scan.n_items // 2
+    readings = Readings(scan, plan.photons, plan.electronic_std, plan.repair, plan.rings, plan.nan, plan.hardening)
+    looked = readings(middle, middle + 1)
+    warnings = [*scan.header.get("warnings", ()), *looked.warnings]
+    cut = float(truncated(looked.line_integrals).double().mean()) if scan.stored != "emission" else 0.0
+    if cut > 0:
+        warnings.append(
+            f"the object leaves the field of view in {cut:.0%} of the views: the image is too bright near the cut, HU are not right"
+        )
+    scan, axis = _centred(scan, plan, looked.line_integrals[0])
+    readings = replace(readings, scan=scan)
+    grid = _image_grid(scan.grid, plan)
+    pixels = _pixels(grid, scan)
+    if scan.stored != "emission" and pixels.radius < 0.5 * scan.geometry.fov_radius():
+        warnings.append("the image is much smaller than the field of view: what lies outside of it disturbs the image")
+    operator = CTOperator(scan.geometry, pixels.shape, pixels.spacing, centre=pixels.centre, model=plan.model)
+    scale, shift, per_x, units, more = _units(scan, plan, operator, looked.line_integrals)
+    noise_std, source = _noise(scan, plan, looked)
+    facts: dict[str, Any] = {
+        "noise_std": noise_std,
+        "noise_source": source,
+        "scale": scale,
+        "projections": list(scan.geometry.shape),
+        "geometry": repr(scan.geometry),
+        "axis_bin": axis[0],
+        "axis_source": axis[1],
+        "image_units": units,
+        "shown": list(grid.shape),
+        "simulated": scan.simulated,
+        "warnings": [*warnings, *more],
+        **looked.facts,
+    }
+    model_std = plan.model_error * float(looked.line_integrals.square().mean().sqrt())
+    variance = noise_std**2 / _weights(looked, scan, plan) + model_std**2
+    gain = norm(Scaled(operator, per_x), 10) * (float(variance.reciprocal().mean().sqrt()) if noise_std else 1.0)
+    return _Found(scan, grid, readings, scale, shift, noise_std, model_std, gain, facts)
+
+
+def _centred(scan: CTScan, plan: Preparation, sinogram: Tensor) -> tuple[CTScan, tuple[float | None, str]]:
+    """The scan with its axis of rotation in place; the bin and who says so."""
+    geometry, middle = scan.geometry, (scan.geometry.n_bins - 1) / 2
+    wanted = plan.centre if plan.centre is not None or scan.header.get("rotation_centre") != "unknown" else "find"
+    if wanted is None:
+        own = getattr(geometry, "offset", None)
+        return scan, (None if own is None else round(middle - own / geometry.bin_spacing, 3), "file")  # type: ignore[attr-defined]
+    if not hasattr(geometry, "offset"):
+        raise BadInput(f"centre: {type(geometry).__name__} has its axis in its vectors")
+    if wanted == "find":
+        from medrecon.physics.ct.rotation import find_centre
+
+        if not isinstance(geometry, ParallelBeam2D):
+            raise BadInput("centre = find works for parallel rays: give the bin of the axis")
+        wanted, source = float(find_centre(sinogram, geometry.angles).bin), "found"
+    else:
+        wanted, source = float(wanted), "given"
+    if not -geometry.n_bins < wanted < 2 * geometry.n_bins:
+        raise BadInput(f"centre = {wanted}: the detector has bins 0 to {geometry.n_bins - 1}")
+    moved = replace(geometry, offset=(middle - wanted) * geometry.bin_spacing)  # type: ignore[attr-defined, call-arg]
+    return replace(scan, geometry=moved), (round(wanted, 3), source)
+
+
+def _image_grid(grid: Grid, plan: Preparation) -> Grid:
+    """The grid with the matrix and the pixel asked for, about the same centre."""
+    if plan.matrix is None and plan.pixel is None:
+        return grid
+    nz, ny, nx = grid.shape
+    _, dy, dx = grid.spacing
+    shape = (nz, ny, nx) if plan.matrix is None else (nz, plan.matrix, plan.matrix)
+    if plan.pixel is None:
+        factor = (ny / shape[1], nx / shape[2])  # the same field of view
+    else:
+        factor = (plan.pixel / dy, plan.pixel / dx)
+    affine = grid.affine.copy()
+    affine[:3, 0] *= factor[1]
+    affine[:3, 1] *= factor[0]
+    old = grid.affine @ [(nx - 1) / 2, (ny - 1) / 2, 0, 1]
+    new = affine @ [(shape[2] - 1) / 2, (shape[1] - 1) / 2, 0, 1]
+    affine[:3, 3] += (old - new)[:3]
+    return replace(grid, shape=shape, affine=affine)
+
+
+def _pixels(grid: Grid, scan: CTScan) -> Pixels:
+    """The image in the scanner's frame: centred on the axis, along z on the middle of the source's way."""
+    if scan.image_axes == 2:
+        return Pixels(grid.shape[1:], grid.spacing[1:])
+    heights = scan.geometry.vectors()[:, 2] if scan.geometry.kind == "cone3d" else np.zeros(1)
+    return Pixels(grid.shape, grid.spacing, (float(heights.max() + heights.min()) / 2, 0.0, 0.0))
+
+
+def _units(scan: CTScan, plan: Preparation, operator: CTOperator, line_integrals: Tensor) -> tuple[float, float, float, str, list[str]]:
+    """(scale, shift, attenuation of x = 1, name, warnings): image = scale x + shift in that unit."""
+    if scan.stored != "emission" and scan.sized and plan.units.physical:
+        gain, offset = plan.units.gain, plan.units.offset
+        if abs(offset + 1000) > 1e-6:
+            raise BadInput(f"a prior whose 0 is {offset:g} HU: air must be 0 (offset -1000) for projections to be linear in it")
+        return gain, offset, scan.water * gain / 1000, "HU", []
+    level = float(bright_level(_rough(operator, line_integrals)))
+    if not level > 0:
+        raise BadInput("the projections hold no object: their image is zero")
+    unit = "arbitrary" if scan.stored == "emission" or not scan.sized else "1/mm"
+    if not plan.units.physical:
+        return level, 0.0, level, unit, []
+    told = [] if scan.stored == "emission" else ["the size of a bin is not known, so there are no HU: the brightest is taken as 0.6"]
+    return level / BRIGHT, 0.0, level / BRIGHT, unit, told
+
+
+BRIGHT = 0.6
+"""x of the brightest material of an object without HU: between water (0.5) and bone."""
+
+
+def _rough(operator: CTOperator, line_integrals: Tensor) -> Tensor:
+    """A quick image (*batch, *image), 1/mm."""
+    return quick(operator, line_integrals).clamp(min=0)
+
+
+def _is_weighted(scan: CTScan, plan: Preparation) -> bool:
+    if plan.weighted is not None:
+        return plan.weighted
+    return plan.photons is not None or scan.photons is not None or scan.stored in ("counts", "transmission")
+
+
+def _noise(scan: CTScan, plan: Preparation, looked: Read) -> tuple[float, str]:
+    """Noise of a line integral of a ray of weight 1, and where it comes from."""
+    if scan.stored == "emission" or plan.law == "poisson":
+        return 1.0, "counts"
+    if plan.noise_std is not None:
+        return float(plan.noise_std), "given"
+    if looked.photons is not None and _is_weighted(scan, plan):
+        return float(looked.photons.double().mean().rsqrt()), "photons"
+    weights = looked.weights if _is_weighted(scan, plan) else None
+    return ray_noise(looked.line_integrals, weights), "estimated from neighbouring bins"
+
+
+def _likelihood(
+    found: _Found, plan: Preparation, operator: CTOperator, start: int, stop: int, device: torch.device
+) -> tuple[Likelihood, list[str]]:
+    scan, per_x = found.scan, found.scale if found.facts["image_units"] != "HU" else found.scan.water * found.scale / 1000
+    A: LinearOperator = Scaled(operator, per_x)
+    read = found.readings(start, stop)
+    if scan.stored == "emission":
+        return Poisson(A, read.line_integrals.to(device), plan.background), read.warnings
+    if plan.law == "poisson":
+        if read.quanta is None or read.photons is None:
+            raise BadInput("law = poisson needs readings that are quanta: give --set photons= for detector units")
+        incident = read.photons.expand(read.quanta.shape).to(device)
+        return Transmission(A, read.quanta.to(device), incident, plan.background), read.warnings
+    y = read.line_integrals.to(device)
+    if not found.noise_std:
+        return Gaussian(A, y, noisy=False), read.warnings
+    variance = found.noise_std**2 / _weights(read, scan, plan).to(device) + found.model_std**2
+    return weighted(A, y, 1 / variance), read.warnings
+
+
+def _weights(read: Read, scan: CTScan, plan: Preparation) -> Tensor:
+    """How much more a ray tells than one without object, by its quanta."""
+    return read.weights if read.weights is not None and _is_weighted(scan, plan) else torch.ones(())
+
+
+def description(scan: CTScan) -> dict[str, Any]:
+    """What `medrecon info` says of a scan, from its header and geometry alone."""
+    names = ("slice", "view", "bin") if scan.image_axes == 2 else ("volume", "view", "row", "bin")
+    geometry = scan.geometry
+    facts: dict[str, Any] = {
+        "modality": "emission tomography raw data" if scan.stored == "emission" else "CT raw data",
+        "projections": dict(zip(names, map(int, scan.projections.shape), strict=True)),
+        "stored": scan.stored,
+        "geometry": type(geometry).__name__,
+        "lengths": "mm" if scan.sized else "bins (size unknown)",
+        "field_of_view": round(2 * geometry.fov_radius(), 3),
+        "image": dict(zip(("z", "y", "x"), scan.grid.shape, strict=True)),
+        "spacing_mm": dict(zip(("z", "y", "x"), (round(s, 4) for s in scan.grid.spacing), strict=True)),
+        "orientation": scan.grid.axis_codes if scan.grid.orientation == "known" else "unknown",
+        "flat_fields": None if scan.flat is None else int(scan.flat.shape[1]),
+        "simulated": scan.simulated,
+    }
+    for name in ("bin_spacing", "row_spacing", "dso", "dsd", "detector", "offset", "feed"):
+        if hasattr(geometry, name):
+            facts[name] = getattr(geometry, name)
+    if hasattr(geometry, "angles"):
+        angles = geometry.angles
+        facts["angles_deg"] = {"first": round(float(np.rad2deg(angles[0])), 4), "last": round(float(np.rad2deg(angles[-1])), 4)}
+    simple = (str, int, float, bool, type(None))
+    facts["header"] = {k: v if isinstance(v, simple) else str(v) for k, v in scan.header.items()}
+    return facts
