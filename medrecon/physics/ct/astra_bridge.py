@@ -106,7 +106,7 @@ class AstraProjector:
         try:
             import astra
         except ImportError as error:
-            raise MissingExtra("the ASTRA backend needs astra-toolbox: pip install 'medrecon[astra]'") from error
+            raise MissingExtra("the ASTRA backend needs ASTRA: pip install astra-toolbox") from error
         if model not in MODELS:
             raise BadInput(f"model {model!r}: ASTRA has {', '.join(MODELS)}{nearest(model, list(MODELS))}")
         if geometry.dimensions != 2:
