@@ -122,7 +122,7 @@ def filtered_projections(projections: Tensor, geometry: Turning, window: str, cu
         weights = weights[:, None]
     cosines = torch.as_tensor(_cosines(geometry), dtype=projections.dtype, device=projections.device)
     per_view = 4 * projections.element_size() * math.prod(projections.shape[2:-1]) * projections.shape[0] * len(response)
-    step = max(1, BUDGET // per_view)
+    step = max(1, BUDGET // max(1, per_view))
     chunks = []
     for start in range(0, geometry.n_views, step):
         views = slice(start, start + step)

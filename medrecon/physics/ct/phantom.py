@@ -138,12 +138,13 @@ def raster(shapes: Sequence[Shape], pixels: Pixels, *, samples: int = 8) -> Tens
     heights: list[float | None] = [None] if flat else [float(h) for h in z[0]]
     ny, nx = pixels.shape[-2:]
     planes = np.zeros((len(heights), ny, nx))
+    step = max(1, BLOCK // (nx * samples**2))
     for k, height in enumerate(heights):
-        for i in range(ny):
-            rows = y[i * samples : (i + 1) * samples]
+        for start in range(0, ny, step):
+            rows = y[start * samples : (start + step) * samples]
             grid = np.stack(np.broadcast_arrays(x, rows[:, None], *([] if height is None else [np.array(height)])), -1)
             for shape in shapes:
-                planes[k, i] += shape.value(grid).reshape(samples, nx, samples).mean((0, 2))
+                planes[k, start : start + step] += shape.value(grid).reshape(-1, samples, nx, samples).mean((1, 3))
     return torch.from_numpy(planes[0] if flat else planes.reshape(pixels.shape[0], samples, ny, nx).mean(1))
 
 
