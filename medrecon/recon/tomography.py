@@ -42,7 +42,7 @@ TOMOGRAPHY: tuple[Recipe, ...] = (
     Recipe(
         name="pwls",
         summary="Penalised weighted least squares: every ray by its noise, differences of neighbours penalised, edges kept with `edge`.",
-        good_for="low dose: rays of very different noise",
+        good_for="low dose: rays of very different noise; set edge to the faintest step that matters, in the prior's units",
         evaluations="0",
         reference="Thibault et al. 2007, doi:10.1118/1.2789499; Kim, Ramani, Fessler 2015, doi:10.1109/TMI.2014.2350962",
         kind="classical",

@@ -19,8 +19,11 @@ from medrecon.solvers.likelihood import Likelihood
 from medrecon.solvers.subsets import interleaved, of_views, subset
 from medrecon.tensors import ratio
 
-PENALTY_FACTOR = 0.1
-"""Weight of the penalty in units of the mean curvature of a pixel; how it was found stands at `pwls`."""
+QUADRATIC_FACTOR = 0.02
+"""Weight of the quadratic penalty in units of the mean curvature of a pixel; how it was found stands at `automatic_weight`."""
+
+EDGE_FACTOR = 0.3
+"""Weight times edge of the penalty that keeps edges in units of the root of that curvature."""
 
 FEWEST_VIEWS = 10
 """Views in a group, at least: with 6 the momentum made groups of 120 views run away, with 10 it did not."""
@@ -82,7 +85,7 @@ def pwls(
     """min |A x - y|^2 / 2 + weight `Roughness`(x) from x (*batch, *image), the statistical weights in the likelihood.
 
     `edge`: differences of pixels above it are taken for edges; None: quadratic. `lowest`: x >= lowest. `weight` None: `strength`
-    PENALTY_FACTOR times the mean diagonal of A^T A, the same sharpness for any unit. A must not be negative.
+    times the `automatic_weight`. A must not be negative.
 
     Separable parabolas above the objective, with momentum that restarts where it points uphill; a step is a pass through
     `subsets` groups of views (at least FEWEST_VIEWS in each), which are halved every PASSES until one is left, whose limit is the
@@ -95,7 +98,7 @@ def pwls(
     axes, data_axes, n_views = len(gaussian.domain), len(gaussian.A.range), gaussian.A.range[0]
     penalty = Roughness(gaussian.domain, math.inf if edge is None else edge)
     if weight is None:
-        weight = strength * PENALTY_FACTOR * gaussian.power / math.prod(gaussian.domain)
+        weight = strength * automatic_weight(gaussian.power / math.prod(gaussian.domain), penalty.edge)
     curvature = not_negative(gaussian.A.H(not_negative(gaussian.A(x.new_ones(gaussian.domain)))))
     groups = max(1, min(subsets, n_views // FEWEST_VIEWS))
     point, active = x, torch.ones((), dtype=torch.bool, device=x.device)
@@ -122,3 +125,14 @@ def pwls(
             active = active & ~(change <= tolerance)
             if tolerance > 0 and not bool(active.any()):
                 return
+
+
+def automatic_weight(curvature: Tensor, edge: float) -> Tensor:
+    """The weight for `curvature`, the mean diagonal of A^T A (*batch, 1, ..., 1): without the image's unit.
+
+    Found on a body of 64 x 64 pixels of parallel projections, best weights on a grid of factors of 3 against the PSNR: 120
+    views with 1e5 and 1e4 quanta a ray and 30 views with 1e5. With an edge of 2 % of water the best weight times edge was 0.28,
+    0.27 and 0.42 of the root of the curvature, about the noise of the gradient in a pixel; 0.3 loses at most 0.1 dB. The best
+    quadratic weights were 0.01, 0.03 and 0.015 of the curvature: 0.02 loses at most 0.9 dB, and 2 to 5 dB to the penalty that keeps edges.
+    """
+    return EDGE_FACTOR / edge * curvature.sqrt() if math.isfinite(edge) else QUADRATIC_FACTOR * curvature

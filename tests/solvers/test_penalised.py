@@ -106,12 +106,14 @@ def test_a_few_passes_come_near_the_minimum() -> None:
     assert float((ordered - limit).norm()) < 0.3 * float((plain - limit).norm())
 
 
-def test_the_automatic_weight_has_the_unit_of_the_data() -> None:
+@pytest.mark.parametrize("edge", [None, 0.1])
+def test_the_automatic_weight_does_not_know_the_unit_of_the_image(edge: float | None) -> None:
     likelihood = scan(40)
-    found = run(pwls(likelihood, start()), limit=30).x
-    larger = run(pwls(Gaussian(100.0 * likelihood.A, likelihood.y), start()), limit=30).x
-    torch.testing.assert_close(100 * larger, found, atol=1e-6, rtol=1e-6)
-    stronger = run(pwls(likelihood, start(), strength=10.0), limit=30).x
+    found = run(pwls(likelihood, start(), edge=edge), limit=30).x
+    other = None if edge is None else edge / 100
+    smaller = run(pwls(Gaussian(100.0 * likelihood.A, likelihood.y), start(), edge=other), limit=30).x
+    torch.testing.assert_close(100 * smaller, found, atol=1e-6, rtol=1e-6)
+    stronger = run(pwls(likelihood, start(), edge=edge, strength=30.0), limit=30).x
     rough = Roughness(IMAGE)
     assert float(rough.value(stronger)) < 0.8 * float(rough.value(found))
 
