@@ -106,7 +106,7 @@ def test_the_limit_of_an_emission_is_its_maximum() -> None:
     likelihood = Poisson(A, drawn(A(20 * disc(SMALL)) + 3), 3.0)
     best = maximum(likelihood)
     assert float(best.min()) == 0, "some pixels are at the bound"
-    found = run(mlem(likelihood, torch.zeros(SMALL, dtype=torch.float64)), limit=3000).x
+    found = run(mlem(likelihood, torch.zeros(SMALL, dtype=torch.float64)), limit=1500).x
     torch.testing.assert_close(found, best, atol=1e-2, rtol=0)
     assert float(likelihood.value(found) - likelihood.value(best)) < 1e-4
 
@@ -115,7 +115,7 @@ def test_the_limit_of_an_emission_is_its_maximum() -> None:
 def test_the_limit_of_a_transmission_is_its_maximum(background: float) -> None:
     A = 0.2 * random_rays()
     likelihood = Transmission(A, drawn(200 * torch.exp(-A(disc(SMALL))) + background), 200.0, background)
-    found = run(mltr(likelihood, torch.zeros(SMALL, dtype=torch.float64), subsets=1), limit=2000).x
+    found = run(mltr(likelihood, torch.zeros(SMALL, dtype=torch.float64), subsets=1), limit=800).x
     best = maximum(likelihood)
     assert float(best.min()) == 0, "some pixels are at the bound"
     torch.testing.assert_close(found, best, atol=1e-4, rtol=0)
