@@ -21,6 +21,7 @@ from medrecon.linop.operator import LinearOperator
 from medrecon.linop.resample import Enlarge
 from medrecon.linop.stack import BlockDiagonal, HStack, Total, VStack
 from medrecon.linop.wavelet import Wavelet
+from medrecon.physics.ct import CTOperator, FanBeam2D, ParallelBeam2D, even_angles
 from medrecon.physics.mri.sense import sense
 from medrecon.solvers.krylov import shifted
 
@@ -45,6 +46,10 @@ def positive(*shape: int) -> Tensor:
 
 def weights(dtype: torch.dtype, *shape: int) -> Tensor:
     return random(shape, dtype, "weights")
+
+
+PARALLEL = ParallelBeam2D(angles=even_angles(7), n_bins=11, bin_spacing=1.3, offset=0.4)
+FAN = FanBeam2D(angles=even_angles(6, 6.28), n_bins=12, bin_spacing=2.0, dso=40.0, dsd=70.0, detector="curved")
 
 
 OPERATORS = [
@@ -107,4 +112,10 @@ OPERATORS = [
     Example("sense, exact columns", lambda dtype: sense(weights(dtype, 3, 7, 6), mask(7), exact=True)),
     Example("sense, exact columns of slices", lambda dtype: sense(weights(dtype, 2, 3, 6, 5), mask(2, 6, 1), image_axes=2, exact=True)),
     Example("sense, dark columns", lambda dtype: sense(weights(dtype, 3, 7, 6) * (positive(6) > 0.9), mask(7))),
+    Example("ct, parallel", lambda dtype: CTOperator(PARALLEL, (7, 10), (1.5, 1.1)), real=True),
+    Example("ct, parallel, footprints", lambda dtype: CTOperator(PARALLEL, (7, 10), (1.5, 1.1), model="sf"), real=True),
+    Example("ct, curved fan, off centre", lambda dtype: CTOperator(FAN, (9, 8), (1.5, 1.5), centre=(2.0, -1.0)), real=True),
+    Example("ct, curved fan, footprints", lambda dtype: CTOperator(FAN, (9, 8), (1.5, 1.5), model="sf"), real=True),
+    Example("ct, curved fan, stored", lambda dtype: CTOperator(FAN, (9, 8), (1.5, 1.5), impl="csr"), real=True),
+    Example("ct, curved fan, in torch", lambda dtype: CTOperator(FAN, (9, 8), (1.5, 1.5), impl="torch"), real=True),
 ]
