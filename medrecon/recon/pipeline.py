@@ -262,12 +262,18 @@ def _solved(job: _Job, problem: Problem, progress: Progress | None) -> Solution:
         seed=job.seed,
         keys=_keys(likelihood, problem.slices),
         gain=problem.gain,
-        begin=problem.begin() if problem.begin is not None and job.recipe.kind == "classical" else None,
+        begin=_begin(job, problem),
         progress=report,
     )
     steps = int(job.recipe.settings["steps"])
     report(steps, steps, job.recipe.name)  # an iteration that converged early is done all the same
     return solution
+
+
+def _begin(job: _Job, problem: Problem) -> Tensor | None:
+    """A quick image for classical methods that weigh data against a penalty: they end at the same image from anywhere. Others keep what
+    they begin with."""
+    return problem.begin() if problem.begin is not None and job.recipe.kind == "classical" and "noise" in job.recipe.needs else None
 
 
 def _tied(job: _Job, problem: Problem) -> Likelihood:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medrecon.compute import chunk_length, memory_budget
 from medrecon.errors import BadInput, nearest
-from medrecon.linop.operator import LinearOperator, Scaled
+from medrecon.linop.operator import Scaled
 from medrecon.physics.ct.circular import ParallelBeam2D
 from medrecon.physics.ct.direct import quick, taken_out
 from medrecon.physics.ct.grid import Pixels
@@ -97,6 +97,7 @@ class _Found:
     scan: CTScan
     grid: Grid
     readings: Readings
+    per_x: float
     scale: float
     shift: float
     noise_std: float
@@ -213,7 +214,8 @@ def _survey(scan: CTScan, plan: Preparation) -> _Found:
     if scan.stored != "emission" and pixels.radius < 0.5 * scan.geometry.fov_radius():
         warnings.append("the image is much smaller than the field of view: what lies outside of it disturbs the image")
     operator = CTOperator(scan.geometry, pixels.shape, pixels.spacing, centre=pixels.centre, model=plan.model)
-    scale, shift, per_x, units, more = _units(scan, plan, operator, looked.line_integrals)
+    per_x, units, more = _units(scan, plan, operator, looked.line_integrals)
+    scale, shift = (1000 * per_x / scan.water, -1000.0) if units == "HU" else (per_x, 0.0)
     noise_std, source = _noise(scan, plan, looked)
     facts: dict[str, Any] = {
         "noise_std": noise_std,
@@ -232,7 +234,7 @@ def _survey(scan: CTScan, plan: Preparation) -> _Found:
     model_std = plan.model_error * float(looked.line_integrals.square().mean().sqrt())
     variance = noise_std**2 / _weights(looked, scan, plan) + model_std**2
     gain = norm(Scaled(operator, per_x), 10) * (float(variance.reciprocal().mean().sqrt()) if noise_std else 1.0)
-    return _Found(scan, grid, readings, scale, shift, noise_std, model_std, gain, facts)
+    return _Found(scan, grid, readings, per_x, scale, shift, noise_std, model_std, gain, facts)
 
 
 def _centred(scan: CTScan, plan: Preparation, sinogram: Tensor) -> tuple[CTScan, tuple[float | None, str]]:
@@ -286,30 +288,29 @@ def _pixels(grid: Grid, scan: CTScan) -> Pixels:
     return Pixels(grid.shape, grid.spacing, (float(heights.max() + heights.min()) / 2, 0.0, 0.0))
 
 
-def _units(scan: CTScan, plan: Preparation, operator: CTOperator, line_integrals: Tensor) -> tuple[float, float, float, str, list[str]]:
-    """(scale, shift, attenuation of x = 1, name, warnings): image = scale x + shift in that unit."""
-    if scan.stored != "emission" and scan.sized and plan.units.physical:
-        gain, offset = plan.units.gain, plan.units.offset
-        if abs(offset + 1000) > 1e-6:
-            raise BadInput(f"a prior whose 0 is {offset:g} HU: air must be 0 (offset -1000) for projections to be linear in it")
-        return gain, offset, scan.water * gain / 1000, "HU", []
-    level = float(bright_level(_rough(operator, line_integrals)))
+def _units(scan: CTScan, plan: Preparation, operator: CTOperator, line_integrals: Tensor) -> tuple[float, str, list[str]]:
+    """(attenuation of x = 1, unit of the image, warnings)."""
+    sized, physical = scan.sized and scan.stored != "emission", plan.units.physical
+    if sized and physical:
+        if abs(plan.units.offset + 1000) > 1e-6:
+            raise BadInput(f"a prior whose 0 is {plan.units.offset:g} HU: air must be 0 (offset -1000) for projections to be linear in it")
+        return scan.water * plan.units.gain / 1000, "HU", []
+    level = float(bright_level(quick(operator, line_integrals).clamp(min=0)))
     if not level > 0:
         raise BadInput("the projections hold no object: their image is zero")
-    unit = "arbitrary" if scan.stored == "emission" or not scan.sized else "1/mm"
-    if not plan.units.physical:
-        return level, 0.0, level, unit, []
-    told = [] if scan.stored == "emission" else ["the size of a bin is not known, so there are no HU: the brightest is taken as 0.6"]
-    return level / BRIGHT, 0.0, level / BRIGHT, unit, told
+    per_x = level / BRIGHT if physical else level
+    if sized:
+        return per_x, "HU", []
+    told = (
+        ["the size of a bin is not known, so there are no HU: the brightest is taken as 0.6"]
+        if scan.stored != "emission" and physical
+        else []
+    )
+    return per_x, "arbitrary", told
 
 
 BRIGHT = 0.6
 """x of the brightest material of an object without HU: between water (0.5) and bone."""
-
-
-def _rough(operator: CTOperator, line_integrals: Tensor) -> Tensor:
-    """A quick image (*batch, *image), 1/mm."""
-    return quick(operator, line_integrals).clamp(min=0)
 
 
 def _is_weighted(scan: CTScan, plan: Preparation) -> bool:
@@ -333,8 +334,7 @@ def _noise(scan: CTScan, plan: Preparation, looked: Read) -> tuple[float, str]:
 def _likelihood(
     found: _Found, plan: Preparation, operator: CTOperator, start: int, stop: int, device: torch.device
 ) -> tuple[Likelihood, list[str]]:
-    scan, per_x = found.scan, found.scale if found.facts["image_units"] != "HU" else found.scan.water * found.scale / 1000
-    A: LinearOperator = Scaled(operator, per_x)
+    scan, A = found.scan, Scaled(operator, found.per_x)
     read = found.readings(start, stop)
     if scan.stored == "emission":
         return Poisson(A, read.line_integrals.to(device), plan.background), read.warnings
