@@ -98,6 +98,8 @@ def _reconstructed(projections: Tensor, geometry: Turning, pixels: Pixels, windo
         return torch.complex(*parts)
     _check(projections, geometry, pixels, tails)
     batch = projections.shape[: -len(geometry.shape)]
+    if 0 in batch:
+        return projections.new_zeros(*batch, *pixels.shape)
     dtype = projections.dtype
     # Half precision has too few digits for sums over views.
     data = projections if dtype in (torch.float32, torch.float64) else projections.float()
@@ -122,7 +124,7 @@ def filtered_projections(projections: Tensor, geometry: Turning, window: str, cu
         weights = weights[:, None]
     cosines = torch.as_tensor(_cosines(geometry), dtype=projections.dtype, device=projections.device)
     per_view = 4 * projections.element_size() * math.prod(projections.shape[2:-1]) * projections.shape[0] * len(response)
-    step = max(1, BUDGET // max(1, per_view))
+    step = max(1, BUDGET // per_view)
     chunks = []
     for start in range(0, geometry.n_views, step):
         views = slice(start, start + step)
