@@ -40,7 +40,8 @@ WINDOWS = {"wide": (-1000.0, 1000.0), "W400/L40": (-160.0, 240.0)}
 TUNING = (("train_ct_more.npz", "RIDER-0117"), ("train_ct_more.npz", "C3L-00189"))
 STACK = ("train_ct_more.npz", "Lung_Dx-A0002")
 STACK_SLICES = 8
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
+STRENGTHS = (0.3, 1.0, 3.0)
+TV_STEPS = 80
 METHODS = ("fbp", "tv", "dds")
 STACK_METHODS = ("fbp", "tv", "dds", "dds_3d", "diffusion_mbir")
 
@@ -136,7 +137,7 @@ def tuned(folder: Path, ledger: Ledger, cases: tuple[Case, ...]) -> dict[str, fl
         totals = {}
         for strength in STRENGTHS:
             rows = [
-                ledger(f"tune {case.name} {strength:g} {patient.name}", partial(score, patient, case, "tv", strength=strength))
+                ledger(f"tune {case.name} {strength:g} {patient.name}", partial(score, patient, case, "tv", strength=strength, steps=TV_STEPS))
                 for archive, subject in TUNING
                 for patient in slices(folder, archive, subject, 1)
             ]
@@ -153,7 +154,7 @@ def compared(
     for case in cases:
         for patient in patients:
             for method in methods:
-                settings = {"strength": strengths[case.name]} if method == "tv" else {}
+                settings = {"strength": strengths[case.name], "steps": TV_STEPS} if method == "tv" else {}
                 row = ledger(f"{case.name} {method} {settings} {patient.name}", partial(score, patient, case, method, pictures, **settings))
                 rows.append({**row, "case": case.name, "method": method})
     return rows
