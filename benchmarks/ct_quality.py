@@ -136,8 +136,9 @@ def tuned(folder: Path, ledger: Ledger, cases: tuple[Case, ...]) -> dict[str, fl
     for case in cases:
         totals = {}
         for strength in STRENGTHS:
+            settings = {"strength": strength, "steps": TV_STEPS}
             rows = [
-                ledger(f"tune {case.name} {strength:g} {patient.name}", partial(score, patient, case, "tv", strength=strength, steps=TV_STEPS))
+                ledger(f"tune {case.name} {strength:g} {patient.name}", partial(score, patient, case, "tv", **settings))
                 for archive, subject in TUNING
                 for patient in slices(folder, archive, subject, 1)
             ]

@@ -105,7 +105,8 @@ def test_simulate_is_the_same_for_the_same_seed(medrecon: Medrecon, image_file: 
 
 def test_simulate_needs_an_image_and_a_known_modality(medrecon: Medrecon, scan_file: Path, image_file: Path, tmp_path: Path) -> None:
     assert "holds raw data already" in medrecon("simulate", scan_file, "-o", tmp_path / "x.h5").err
-    assert "expected mri" in medrecon("simulate", image_file, "-o", tmp_path / "x.h5", "--modality", "ct").err
+    assert "expected mri, ct" in medrecon("simulate", image_file, "-o", tmp_path / "x.h5", "--modality", "pet").err
+    assert "HU" in medrecon("simulate", image_file, "-o", tmp_path / "x.npz", "--modality", "ct").err
 
 
 @pytest.mark.parametrize("kind", ["random", "equispaced", "magic", "poisson"])
