@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from medrecon.errors import BadInput, nearest
 from medrecon.linop.operator import Scaled
 from medrecon.physics.ct.circular import ParallelBeam2D
 from medrecon.physics.ct.direct import quick, taken_out
-from medrecon.physics.ct.grid import Pixels
+from medrecon.physics.ct.frame import pixels_of, resized
 from medrecon.physics.ct.project import CTOperator
 from medrecon.physics.ct.readings import Read, Readings, ray_noise
 from medrecon.physics.ct.scan import CTScan
@@ -119,7 +118,7 @@ def prepared(scan: CTScan, budget: int | None, device: torch.device, **settings:
             raise BadInput(f"CT preparation has no setting {name!r}{nearest(name, known)}")
     plan = _checked(Preparation(**settings))
     found = _survey(scan, plan)
-    scan, pixels = found.scan, _pixels(found.grid, found.scan)
+    scan, pixels = found.scan, pixels_of(found.grid, found.scan)
     operator = CTOperator(scan.geometry, pixels.shape, pixels.spacing, centre=pixels.centre, model=plan.model)
     limit = memory_budget(device) if budget is None else budget
     length = chunk_length(item_bytes(pixels.shape, scan.geometry.shape, plan.copies), limit, scan.n_items)
@@ -209,8 +208,8 @@ def _survey(scan: CTScan, plan: Preparation) -> _Found:
         )
     scan, axis = _centred(scan, plan, looked.line_integrals[0])
     readings = replace(readings, scan=scan)
-    grid = _image_grid(scan.grid, plan)
-    pixels = _pixels(grid, scan)
+    grid = resized(scan.grid, plan.matrix, plan.pixel)
+    pixels = pixels_of(grid, scan)
     if scan.stored != "emission" and pixels.radius < 0.5 * scan.geometry.fov_radius():
         warnings.append("the image is much smaller than the field of view: what lies outside of it disturbs the image")
     operator = CTOperator(scan.geometry, pixels.shape, pixels.spacing, centre=pixels.centre, model=plan.model)
@@ -258,34 +257,6 @@ def _centred(scan: CTScan, plan: Preparation, sinogram: Tensor) -> tuple[CTScan,
         raise BadInput(f"centre = {wanted}: the detector has bins 0 to {geometry.n_bins - 1}")
     moved = replace(geometry, offset=(middle - wanted) * geometry.bin_spacing)  # type: ignore[attr-defined, call-arg]
     return replace(scan, geometry=moved), (round(wanted, 3), source)
-
-
-def _image_grid(grid: Grid, plan: Preparation) -> Grid:
-    """The grid with the matrix and the pixel asked for, about the same centre."""
-    if plan.matrix is None and plan.pixel is None:
-        return grid
-    nz, ny, nx = grid.shape
-    _, dy, dx = grid.spacing
-    shape = (nz, ny, nx) if plan.matrix is None else (nz, plan.matrix, plan.matrix)
-    if plan.pixel is None:
-        factor = (ny / shape[1], nx / shape[2])  # the same field of view
-    else:
-        factor = (plan.pixel / dy, plan.pixel / dx)
-    affine = grid.affine.copy()
-    affine[:3, 0] *= factor[1]
-    affine[:3, 1] *= factor[0]
-    old = grid.affine @ [(nx - 1) / 2, (ny - 1) / 2, 0, 1]
-    new = affine @ [(shape[2] - 1) / 2, (shape[1] - 1) / 2, 0, 1]
-    affine[:3, 3] += (old - new)[:3]
-    return replace(grid, shape=shape, affine=affine)
-
-
-def _pixels(grid: Grid, scan: CTScan) -> Pixels:
-    """The image in the scanner's frame: centred on the axis, along z on the middle of the source's way."""
-    if scan.image_axes == 2:
-        return Pixels(grid.shape[1:], grid.spacing[1:])
-    heights = scan.geometry.vectors()[:, 2] if scan.geometry.kind == "cone3d" else np.zeros(1)
-    return Pixels(grid.shape, grid.spacing, (float(heights.max() + heights.min()) / 2, 0.0, 0.0))
 
 
 def _units(scan: CTScan, plan: Preparation, operator: CTOperator, line_integrals: Tensor) -> tuple[float, str, list[str]]:
@@ -353,31 +324,3 @@ def _likelihood(
 def _weights(read: Read, scan: CTScan, plan: Preparation) -> Tensor:
     """How much more a ray tells than one without object, by its quanta."""
     return read.weights if read.weights is not None and _is_weighted(scan, plan) else torch.ones(())
-
-
-def description(scan: CTScan) -> dict[str, Any]:
-    """What `medrecon info` says of a scan, from its header and geometry alone."""
-    names = ("slice", "view", "bin") if scan.image_axes == 2 else ("volume", "view", "row", "bin")
-    geometry = scan.geometry
-    facts: dict[str, Any] = {
-        "modality": "emission tomography raw data" if scan.stored == "emission" else "CT raw data",
-        "projections": dict(zip(names, map(int, scan.projections.shape), strict=True)),
-        "stored": scan.stored,
-        "geometry": type(geometry).__name__,
-        "lengths": "mm" if scan.sized else "bins (size unknown)",
-        "field_of_view": round(2 * geometry.fov_radius(), 3),
-        "image": dict(zip(("z", "y", "x"), scan.grid.shape, strict=True)),
-        "spacing_mm": dict(zip(("z", "y", "x"), (round(s, 4) for s in scan.grid.spacing), strict=True)),
-        "orientation": scan.grid.axis_codes if scan.grid.orientation == "known" else "unknown",
-        "flat_fields": None if scan.flat is None else int(scan.flat.shape[1]),
-        "simulated": scan.simulated,
-    }
-    for name in ("bin_spacing", "row_spacing", "dso", "dsd", "detector", "offset", "feed"):
-        if hasattr(geometry, name):
-            facts[name] = getattr(geometry, name)
-    if hasattr(geometry, "angles"):
-        angles = geometry.angles
-        facts["angles_deg"] = {"first": round(float(np.rad2deg(angles[0])), 4), "last": round(float(np.rad2deg(angles[-1])), 4)}
-    simple = (str, int, float, bool, type(None))
-    facts["header"] = {k: v if isinstance(v, simple) else str(v) for k, v in scan.header.items()}
-    return facts

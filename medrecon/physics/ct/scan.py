@@ -118,6 +118,6 @@ class CTScan(Scan):
         return prepared(self, budget, torch.device(device), **settings)
 
     def describe(self) -> dict[str, Any]:
-        from medrecon.physics.ct.prepare import description
+        from medrecon.physics.ct.frame import description
 
         return description(self)
