@@ -21,6 +21,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from espirit import asked
+from peers.deepinverse import deepinverse
 
 from medrecon.physics.ct import CTOperator, FanBeam2D, Geometry, ParallelBeam2D, even_angles
 
@@ -56,7 +57,7 @@ def astra_calls(geometry: ParallelBeam2D | FanBeam2D, kernel: str) -> tuple[Call
 
     def run(compute: Callable, data: np.ndarray) -> None:
         for held in compute(data, made)[:1]:
-            (astra.data2d.delete)(held)
+            astra.data2d.delete(held)
 
     return lambda: run(astra.create_sino, image), lambda: run(astra.create_backprojection, projections)
 
@@ -73,9 +74,11 @@ def skimage_calls() -> tuple[Callable, Callable]:
 
 
 def deepinv_calls() -> tuple[Callable, Callable]:
-    from deepinv.physics import Tomography
-
-    physics = Tomography(angles=torch.rad2deg(torch.from_numpy(PARALLEL.angles)).float(), img_width=SIZE, circle=False, normalize=False)
+    deepinv = deepinverse()
+    if deepinv is None:
+        raise ImportError("it is not installed")
+    degrees = torch.rad2deg(torch.from_numpy(PARALLEL.angles)).float()
+    physics = deepinv.physics.Tomography(angles=degrees, img_width=SIZE, circle=False, normalize=False)
     image = torch.rand(1, 1, SIZE, SIZE)
     projections = torch.rand_like(physics.A(image))
     return lambda: physics.A(image), lambda: physics.A_adjoint(projections)
