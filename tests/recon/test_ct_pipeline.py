@@ -69,7 +69,7 @@ def test_iterations_without_a_prior_are_better_than_backprojection_of_few_views(
         ("dps", {"steps": 80}),
         ("ddnm", {"steps": 12}),
         ("dds_3d", {"steps": 12}),
-        ("diffusion_mbir", {"steps": 60}),
+        ("diffusion_mbir", {"steps": 200}),
     ],
 )
 def test_methods_that_know_images_beat_backprojection_of_few_views(method: str, settings: dict[str, float]) -> None:

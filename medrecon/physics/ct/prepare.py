@@ -16,6 +16,7 @@ from medrecon.linop.operator import Scaled
 from medrecon.physics.ct.circular import ParallelBeam2D
 from medrecon.physics.ct.direct import quick, taken_out
 from medrecon.physics.ct.frame import pixels_of, resized
+from medrecon.physics.ct.grid import Pixels
 from medrecon.physics.ct.project import CTOperator
 from medrecon.physics.ct.readings import Read, Readings, ray_noise
 from medrecon.physics.ct.scan import CTScan
@@ -32,6 +33,9 @@ LAWS = ("gaussian", "poisson")
 MODEL_ERROR = 1.5e-3
 """0.13 to 0.2 % rms on 256 x 256 slices of patients, Joseph's rays against footprints on a grid twice as fine, most of it at edges and
 nearly the same for thick and thin rays."""
+
+STORED_BYTES, MOST_STORED = 16, 1 << 29
+"""Of an entry of the projector's matrix and its transpose; and of both together, at most."""
 
 IMAGES = 14
 """Copies of an image that a solver or sampler holds at once."""
@@ -119,7 +123,7 @@ def prepared(scan: CTScan, budget: int | None, device: torch.device, **settings:
     plan = _checked(Preparation(**settings))
     found = _survey(scan, plan)
     scan, pixels = found.scan, pixels_of(found.grid, found.scan)
-    operator = CTOperator(scan.geometry, pixels.shape, pixels.spacing, centre=pixels.centre, model=plan.model)
+    operator = _operator(scan, pixels, plan.model, device)
     limit = memory_budget(device) if budget is None else budget
     length = chunk_length(item_bytes(pixels.shape, scan.geometry.shape, plan.copies), limit, scan.n_items)
     for start in range(0, scan.n_items, length):
@@ -144,6 +148,14 @@ def prepared(scan: CTScan, budget: int | None, device: torch.device, **settings:
             units=found.facts["image_units"],
             modality="PT" if scan.stored == "emission" else "CT",
         )
+
+
+def _operator(scan: CTScan, pixels: Pixels, model: str, device: torch.device) -> CTOperator:
+    """The projector; of few views as a stored matrix, since solvers and samplers apply it hundreds of times to a batch."""
+    entries = 2 * math.prod(scan.geometry.shape) * max(pixels.shape)
+    stored = len(pixels.shape) == 2 and device.type == "cpu" and entries * STORED_BYTES <= MOST_STORED
+    impl = "csr" if stored else "auto"
+    return CTOperator(scan.geometry, pixels.shape, pixels.spacing, centre=pixels.centre, model=model, impl=impl)
 
 
 @dataclass(frozen=True)
@@ -212,7 +224,7 @@ def _survey(scan: CTScan, plan: Preparation) -> _Found:
     pixels = pixels_of(grid, scan)
     if scan.stored != "emission" and pixels.radius < 0.5 * scan.geometry.fov_radius():
         warnings.append("the image is much smaller than the field of view: what lies outside of it disturbs the image")
-    operator = CTOperator(scan.geometry, pixels.shape, pixels.spacing, centre=pixels.centre, model=plan.model)
+    operator = _operator(scan, pixels, plan.model, torch.device("cpu"))
     per_x, units, more = _units(scan, plan, operator, looked.line_integrals)
     scale, shift = (1000 * per_x / scan.water, -1000.0) if units == "HU" else (per_x, 0.0)
     noise_std, source = _noise(scan, plan, looked)
