@@ -11,8 +11,11 @@ import torch
 import medrecon
 from medrecon.errors import BadInput, NotSupported
 from medrecon.physics.ct.circular import ParallelBeam2D, even_angles
+from medrecon.physics.ct.project import CTOperator
+from medrecon.physics.ct.scan import CTScan
 from medrecon.physics.ct.simulate import beam, simulate
 from medrecon.prior.handcrafted import TotalVariationPrior
+from medrecon.tensors import generator_for
 from medrecon.volume import Grid, Volume
 
 N = 32
@@ -154,3 +157,19 @@ def test_simulate_reconstruct_write_read_keeps_hu_and_place(tmp_path: Path) -> N
         np.testing.assert_allclose(found.affine, volume.affine, atol=1e-4)
         torch.testing.assert_close(found.image.float(), result.volume.image, atol=0.51, rtol=0)
     assert float(series.image[0, 18:24, 8:14].float().mean()) == pytest.approx(0, abs=8)  # water, far from edges
+
+
+@pytest.mark.parametrize("method", ["mlem", "osem"])
+def test_emission_counts_become_an_activity(method: str, tmp_path: Path) -> None:
+    activity = (body(1).image + 1000).clamp(min=0) / 1000
+    geometry = ParallelBeam2D(angles=even_angles(60), n_bins=48, bin_spacing=2.0)
+    expected = 40 * CTOperator(geometry, (N, N), (2.0, 2.0))(activity)
+    scan = CTScan(grid=body(1).grid, projections=torch.poisson(expected, generator_for(6)), geometry=geometry, stored="emission")
+    found = medrecon.reconstruct(scan, method, steps=20 if method == "mlem" else 4).volume
+    inside = activity[0] > 0.5
+    assert float(found.image[0][inside].mean()) == pytest.approx(40 * float(activity[0][inside].mean()), rel=0.05)
+    assert found.units == "arbitrary"
+    medrecon.write(found, tmp_path / "activity.nii.gz")
+    torch.testing.assert_close(medrecon.read(tmp_path / "activity.nii.gz").image.float(), found.image)
+    with pytest.raises(NotSupported, match="nii"):
+        medrecon.write(found, tmp_path / "series")

@@ -146,7 +146,7 @@ def prepared(scan: CTScan, budget: int | None, device: torch.device, **settings:
             begin=None if scan.stored == "emission" else _Begin(likelihood),
             whole=found.grid,
             units=found.facts["image_units"],
-            modality="PT" if scan.stored == "emission" else "CT",
+            modality="CT" if found.facts["image_units"] == "HU" else "PT" if scan.stored == "emission" else "OT",
         )
 
 
