@@ -32,9 +32,7 @@ def simulate(
     arc: Annotated[
         float | None, typer.Option("--arc", help="ct: degrees that they cover.", show_default="180 for parallel rays, else 360")
     ] = None,
-    bins: Annotated[
-        int | None, typer.Option("--bins", min=1, help="ct: detector columns.", show_default="as pixels diagonally")
-    ] = None,
+    bins: Annotated[int | None, typer.Option("--bins", min=1, help="ct: detector columns.", show_default="as pixels diagonally")] = None,
     photons: Annotated[float, typer.Option("--photons", min=0, help="ct: incident quanta per ray; 0 for no noise.")] = 1e5,
     electronic_std: Annotated[float, typer.Option("--electronic", min=0, help="ct: electronic noise in quanta.")] = 0.0,
     seed: Seed = 0,
