@@ -30,6 +30,7 @@ from mri_quality import Ledger
 from medrecon.files import sha256
 from medrecon.prior import store
 from medrecon.prior.denoiser import Prior
+from medrecon.prior.precondition import NetworkPrior
 from medrecon.study.check import SIGMAS, psnr
 from medrecon.study.rivals import (
     BM3D_FACTORS,
@@ -42,6 +43,7 @@ from medrecon.study.rivals import (
     non_local_means,
     total_variation,
 )
+from medrecon.study.train import NOT_STATED
 from medrecon.tensors import generator_for, unit_noise
 
 RIVALS: dict[str, tuple[Rival, tuple[float, ...]]] = {
@@ -134,6 +136,15 @@ def table(name: str, rows: list[dict[str, Any]], timing: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def caveat(name: str) -> str:
+    """What the card says of the weights that a prior began from, where these may have seen the subjects left out."""
+    prior = store.load(name)
+    began = prior.card.get("started from", "") if isinstance(prior, NetworkPrior) else ""
+    if NOT_STATED not in began and not began.startswith("ct.safetensors"):
+        return ""
+    return "\nThe weights that it began from may have seen the CT subjects left out: of CT, only the test images count.\n"
+
+
 INTRODUCTION = """# Denoising beside other denoisers
 
 Made by `python benchmarks/denoising.py --page docs/denoising.md`; how is said in `benchmarks/denoising.py`. PSNR in dB per real
@@ -156,7 +167,7 @@ def main() -> None:
     names = arguments.names or sorted(path.stem for path in store.WEIGHTS.glob("*.safetensors"))
     text = INTRODUCTION + "\n"
     for name in names:
-        text += table(name, *measured(name, arguments.data, ledger, arguments.images)) + "\n"
+        text += table(name, *measured(name, arguments.data, ledger, arguments.images)) + "\n" + caveat(name)
     if arguments.page:
         arguments.page.write_text(text, encoding="utf-8")
     print(text)
