@@ -55,13 +55,14 @@ def priors(
 
 def _list(session: Session) -> None:
     from medrecon import prior
+    from medrecon.prior.store import label
 
     session.result = prior.available()
     rows = [
-        (known, facts.get("field"), facts.get("domain"), facts.get("sigma_range"), facts.get("card", {}).get("licence"))
+        (known, facts.get("field"), facts.get("domain"), facts.get("sigma_range"), label(facts), facts.get("card", {}).get("licence"))
         for known, facts in session.result.items()
     ]
-    session.table(("prior", "field", "domain", "noise levels", "licence of the images"), rows)
+    session.table(("prior", "field", "domain", "noise levels", "label", "licence of the images"), rows)
 
 
 def _import(session: Session, source: Path, name: str | None, force: bool) -> None:

@@ -66,6 +66,11 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
+def label(facts: Mapping[str, Any]) -> str:
+    """ "demo" where the card says that a prior falls short of what a shipped one should do, and by how much; else empty."""
+    return str(facts.get("card", {}).get("label", "")).partition(":")[0]
+
+
 def load(name: str | os.PathLike[str], *, field: str | None = None) -> Prior:
     """A prior by name ("brain", "tv", or one of your own that was imported) or by path, ready to denoise on the CPU.
 

@@ -26,14 +26,16 @@ MODALITIES = {"brain": "mri", "mr": "mri", "ct": "ct", "ultrasound": "ultrasound
 def automatic(scan: Scan) -> tuple[str, str]:
     """The name of the prior that "auto" means for this scan, and a sentence that says why."""
     field = "complex" if scan.modality == "mri" else "real"
-    at_hand = {name: facts.get("domain", name) for name, facts in store.available().items() if facts.get("field") == field}
+    found = {name: facts for name, facts in store.available().items() if facts.get("field") == field}
+    at_hand = {name: facts.get("domain", name) for name, facts in found.items()}
     names = [name for name in AUTO.get(scan.modality, ()) if name in at_hand]
     if not names:
         raise NotSupported(f"no prior is shipped for {scan.modality} yet: give one (--prior FILE)")
     part = _part(scan)
     # None knows it: the last has seen the most, and the warning of a foreign body part follows.
     name = next((n for n in names if _knows(at_hand[n], part)), names[-1])
-    return name, f"prior {name!r} chosen for this {scan.modality} scan ({part or 'body part not stated'}); at hand: {', '.join(names)}"
+    kind = f"{store.label(found[name])} prior".strip()
+    return name, f"{kind} {name!r} chosen for this {scan.modality} scan ({part or 'body part not stated'}); at hand: {', '.join(names)}"
 
 
 def foreign(prior: Prior, name: str, scan: Scan) -> list[str]:

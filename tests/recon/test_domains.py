@@ -121,3 +121,11 @@ def test_kspace_times_a_thousand_is_the_image_times_a_thousand() -> None:
         plain, scaled = (reconstruct(x, "dds", prior=prior, steps=8, **settings).volume.image for x in (source, louder))  # type: ignore[arg-type]
         assert float((scaled / 1000 - plain).norm() / plain.norm()) < 1e-4
         assert bool(torch.isfinite(plain.abs()).all())
+
+
+def test_a_demo_prior_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"field": "complex", "domain": "brain", "card": {"label": "demo: 0.9 dB above BM3D"}}
+    monkeypatch.setattr(store, "available", lambda: {"brain": facts})
+    assert automatic(of("BRAIN"))[1].startswith("demo prior 'brain' chosen")
+    monkeypatch.setattr(store, "available", lambda: {"brain": {**facts, "card": {}}})
+    assert automatic(of("BRAIN"))[1].startswith("prior 'brain' chosen")
