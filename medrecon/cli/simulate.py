@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,20 +52,18 @@ def simulate(
         raise BadInput(f"{image}: holds raw data already; `medrecon recon` makes an image of it")
     session.inputs, session.settings = [image], {"modality": modality, "seed": seed}
     if modality == "mri":
-        from medrecon.io.fastmri import write_scan as write
+        from medrecon.io.fastmri import write_scan
         from medrecon.physics.mri.simulate import simulate as simulated
 
         session.settings |= {"coils": coils, "snr_db": snr_db}
-        scan = simulated(volume, coils=coils, snr_db=snr_db, seed=seed)
-        with staged([output], force) as place:
-            write(scan, place[output])
+        write = partial(write_scan, simulated(volume, coils=coils, snr_db=snr_db, seed=seed))
     else:
         from medrecon.io.ct_arrays import write_scan as write_projections
 
         session.settings |= {"geometry": geometry, "views": views, "arc": arc, "bins": bins, "photons": photons}
-        projections = _projections(volume, geometry, views, arc, bins, photons, electronic_std, seed)
-        with staged([output], force) as place:
-            write_projections(projections, place[output])
+        write = partial(write_projections, _projections(volume, geometry, views, arc, bins, photons, electronic_std, seed))
+    with staged([output], force) as place:
+        write(place[output])
     session.outputs = [output]
     session.say(f"wrote {output}")
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from medrecon.errors import NotSupported
+from medrecon.errors import BadInput, NotSupported
 from medrecon.solvers.likelihood import Likelihood
 from medrecon.volume import Grid, Volume
 
@@ -54,8 +54,17 @@ class Expert(Protocol):
     def scale(self, calib_lines: int | None) -> float: ...
 
 
-def _itself(image: Tensor) -> Tensor:
+def itself(image: Tensor) -> Tensor:
+    """The image as it is."""
     return image
+
+
+def bounds(slices: slice, count: int) -> tuple[int, int]:
+    """(start, stop) of a non-empty range of `count` slices; raises `BadInput` for others."""
+    start, stop, step = slices.indices(count)
+    if step != 1 or stop <= start:
+        raise BadInput(f"slices {slices} of {count}: expected a non-empty range with step 1")
+    return start, stop
 
 
 @dataclass(frozen=True)
@@ -77,9 +86,9 @@ class Problem:
     noise_std: float
     slices: range
     facts: Mapping[str, Any] = field(default_factory=dict)
-    display: Callable[[Tensor], Tensor] = _itself
-    crop: Callable[[Tensor], Tensor] = _itself
-    arrange: Callable[[Tensor], Tensor] = _itself
+    display: Callable[[Tensor], Tensor] = itself
+    crop: Callable[[Tensor], Tensor] = itself
+    arrange: Callable[[Tensor], Tensor] = itself
     study: Mapping[str, Any] = field(default_factory=dict)
     gain: float | None = None
     begin: Callable[[], Tensor] | None = None

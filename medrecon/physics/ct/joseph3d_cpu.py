@@ -8,7 +8,6 @@ whatever the number of threads. Memory: one copy of the volumes, and `BUDGET`, s
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -23,7 +22,7 @@ from medrecon.physics.ct import joseph3d_kernels as kernels
 from medrecon.physics.ct.geometry import Array, Geometry
 from medrecon.physics.ct.grid import Pixels
 from medrecon.physics.ct.lines import Columns, columns, lines
-from medrecon.physics.ct.workers import shared_out
+from medrecon.physics.ct.workers import pieces, shared_out
 
 BUDGET = 1 << 28
 """Bytes of rays, lines and projections in the making."""
@@ -102,9 +101,8 @@ class Joseph3D:
         return axis.ravel(), np.ascontiguousarray(table.reshape(-1, table.shape[-1]))
 
     def _shared(self, kernel: Callable[..., None], arguments: tuple[Any, ...], n: int, parts: int) -> None:
-        edges = np.linspace(0, n, min(n, parts) + 1).astype(int).tolist()
         steps = math.prod(self.geometry.shape) * max(self.pixels.shape)
-        shared_out(kernel, [(*arguments, *edge) for edge in itertools.pairwise(edges)], steps)
+        shared_out(kernel, [(*arguments, *edge) for edge in pieces(n, parts)], steps)
 
 
 def _inside(volumes: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from medrecon.physics.ct.project import CTOperator
 from medrecon.physics.ct.readings import Read, Readings, ray_noise
 from medrecon.physics.ct.scan import CTScan
 from medrecon.physics.ct.truncation import truncated
-from medrecon.physics.scan import Problem
+from medrecon.physics.scan import Problem, itself
 from medrecon.solvers.likelihood import Gaussian, Likelihood, weighted
 from medrecon.solvers.norm import norm
 from medrecon.solvers.poisson import Poisson, Transmission
@@ -100,6 +100,7 @@ class _Found:
     scan: CTScan
     grid: Grid
     readings: Readings
+    operator: CTOperator
     per_x: float
     scale: float
     shift: float
@@ -123,7 +124,8 @@ def prepared(scan: CTScan, budget: int | None, device: torch.device, **settings:
     plan = _checked(Preparation(**settings))
     found = _survey(scan, plan)
     scan, pixels = found.scan, pixels_of(found.grid, found.scan)
-    operator = _operator(scan, pixels, plan.model, device)
+    # On the CPU that of the survey, whose matrix is made already.
+    operator = found.operator if device.type == "cpu" else _operator(scan, pixels, plan.model, device)
     limit = memory_budget(device) if budget is None else budget
     length = chunk_length(item_bytes(pixels.shape, scan.geometry.shape, plan.copies), limit, scan.n_items)
     for start in range(0, scan.n_items, length):
@@ -140,7 +142,7 @@ def prepared(scan: CTScan, budget: int | None, device: torch.device, **settings:
             slices=slices,
             facts={**found.facts, "warnings": [*found.facts["warnings"], *warnings]},
             display=_Shift(found.shift / found.scale),
-            arrange=_one_volume if scan.image_axes == 3 else _as_it_is,
+            arrange=_one_volume if scan.image_axes == 3 else itself,
             study=scan.study,
             gain=found.gain,
             begin=None if scan.stored == "emission" else _Begin(likelihood),
@@ -181,10 +183,6 @@ class _Begin:
 
 def _one_volume(image: Tensor) -> Tensor:
     return image.squeeze(-4)
-
-
-def _as_it_is(image: Tensor) -> Tensor:
-    return image
 
 
 def _checked(plan: Preparation) -> Preparation:
@@ -245,7 +243,7 @@ def _survey(scan: CTScan, plan: Preparation) -> _Found:
     model_std = plan.model_error * float(looked.line_integrals.square().mean().sqrt())
     variance = noise_std**2 / _weights(looked, scan, plan) + model_std**2
     gain = norm(Scaled(operator, per_x), 10) * (float(variance.reciprocal().mean().sqrt()) if noise_std else 1.0)
-    return _Found(scan, grid, readings, per_x, scale, shift, noise_std, model_std, gain, facts)
+    return _Found(scan, grid, readings, operator, per_x, scale, shift, noise_std, model_std, gain, facts)
 
 
 def _centred(scan: CTScan, plan: Preparation, sinogram: Tensor) -> tuple[CTScan, tuple[float | None, str]]:

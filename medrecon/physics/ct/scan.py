@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medrecon.errors import BadInput
 from medrecon.physics.ct.geometry import Geometry
-from medrecon.physics.scan import Expert, Problem, Scan, SliceArray, SlicePart
+from medrecon.physics.scan import Expert, Problem, Scan, SliceArray, SlicePart, bounds
 
 WATER = 0.0192
 """1/mm: attenuation of water at an effective 70 keV (120 kVp)."""
@@ -73,9 +73,7 @@ class CTScan(Scan):
 
     def select(self, slices: slice) -> CTScan:
         """The scan with a part of its slices, in their place."""
-        start, stop, step = slices.indices(self.n_slices)
-        if step != 1 or stop <= start:
-            raise BadInput(f"slices {slices} of {self.n_slices}: expected a non-empty range with step 1")
+        start, stop = bounds(slices, self.n_slices)
         if self.image_axes == 3:
             raise BadInput("a cone-beam scan is solved as one volume: choose slices of its image (--set) instead of its data")
         _, ny, nx = self.grid.shape
@@ -104,12 +102,9 @@ class CTScan(Scan):
 
         return item_bytes(domain, self.geometry.shape, copies)
 
-    def probe(self, settings: Mapping[str, Any]) -> tuple[CTScan, dict[str, Any]]:
+    def probe(self, settings: Mapping[str, Any]) -> tuple[Scan, dict[str, Any]]:
         """One slice; a volume is measured whole."""
-        if self.image_axes == 3:
-            return self, dict(settings)
-        middle = self.n_slices // 2
-        return self.select(slice(middle, middle + 1)), dict(settings)
+        return (self, dict(settings)) if self.image_axes == 3 else super().probe(settings)
 
     def problems(self, budget: int | None = None, device: torch.device | str = "cpu", **settings: Any) -> Iterator[Problem]:
         """See `medrecon.physics.ct.prepare.Preparation` for the settings."""

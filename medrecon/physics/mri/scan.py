@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medrecon.errors import BadInput
-from medrecon.physics.scan import Expert, Problem, Scan, SliceArray, SlicePart
+from medrecon.physics.scan import Expert, Problem, Scan, SliceArray, SlicePart, bounds
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,7 @@ class MRIScan(Scan):
 
     def select(self, slices: slice) -> MRIScan:
         """The scan with a part of its slices (of its volumes, for 3-D k-space), in their place."""
-        start, stop, step = slices.indices(self.n_slices)
-        if step != 1 or stop <= start:
-            raise BadInput(f"slices {slices} of {self.n_slices}: expected a non-empty range with step 1")
+        start, stop = bounds(slices, self.n_slices)
         kspace, calib = SlicePart(self.kspace, start, stop), self.calib
         if calib is not None and calib.shape[0] > 1:
             calib = SlicePart(calib, start, stop)
