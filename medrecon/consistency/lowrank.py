@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from medrecon.consistency.base import linear
-from medrecon.consistency.volume import ProximalVolume, laplace_scale, survey
+from medrecon.consistency.survey import laplace_scale, survey
+from medrecon.consistency.volume import ProximalVolume
 from medrecon.errors import BadInput
 from medrecon.iterate import Step
 from medrecon.linop.basic import Diagonal

@@ -9,63 +9,24 @@ from torch import Tensor
 
 from medrecon.consistency.base import Consistency, linear
 from medrecon.consistency.proximal import Variance, noise_level
+from medrecon.consistency.survey import difference_power, laplace_scale
 from medrecon.errors import BadInput
 from medrecon.iterate import run
-from medrecon.linop.difference import Cosine, Difference
-from medrecon.linop.lowrank import Subspace
+from medrecon.linop.difference import Difference
 from medrecon.linop.operator import LinearOperator
 from medrecon.prior.denoiser import Estimate, Prior
 from medrecon.solvers.admm import Split
 from medrecon.solvers.krylov import cg
-from medrecon.solvers.likelihood import Gaussian, Likelihood
+from medrecon.solvers.likelihood import Likelihood
 from medrecon.solvers.norm import norms
 from medrecon.solvers.regularisers import L1
-from medrecon.tensors import Draw, generator_for, norm2, ratio, trailing, unit_noise
+from medrecon.tensors import Draw, norm2, ratio
 
-SURVEY = 30
-"""Conjugate gradients for the image from which the size of differences is read."""
+SHARES = (1e-3, 3.0)
+"""Least and most strength where it is found on the way."""
 
-LEAST = 0.1
-"""Less signal than this share of the differences is not told from noise: the power of N of them is known to sqrt(2 / N)."""
-
-
-def survey(likelihood: Gaussian, data_std: float) -> tuple[Tensor, Tensor]:
-    """What the data alone say of the images of a series or volume, and of their own noise: (*batch, *domain) each.
-
-    Least squares under a white Gaussian prior of `data_std`, in two steps: with a quarter of the cosines along the first
-    axis, which neighbours sampled in different places determine together, then what these leave of the data. The second
-    image comes from data of pure noise: a linear estimate, so it is a fair draw of the noise in the first.
-    """
-    domain, A = likelihood.domain, likelihood.A
-    cosines = Cosine(domain, -len(domain)).matrix[: max(1, domain[0] // 4)].mT.to(likelihood.back)
-    coarse = Subspace(cosines, domain[1:])
-
-    def images(y: Tensor) -> Tensor:
-        shared = coarse(_least_squares(A @ coarse, y, data_std))
-        return shared + _least_squares(A, y - A(shared), data_std)
-
-    probe = unit_noise(A.range, likelihood.y.dtype, generator_for(0, "survey"))
-    return images(likelihood.y), images(probe.to(likelihood.y.device))
-
-
-def laplace_scale(likelihood: Gaussian, difference: Difference, data_std: float) -> Tensor:
-    """b, (*batch, 1, ..., 1): the scale of Laplace-distributed differences D x, mean |D x|, half of it for complex images.
-
-    A prior of single images does not know it, so it is read from the `survey`, less the share of noise.
-    """
-    n, axes = difference.domain[difference.axis], len(difference.domain)
-    seen, noise = (difference(image) for image in survey(likelihood, data_std))
-    signal = 1 - ratio(norm2(noise, axes), norm2(seen, axes))
-    mean = seen.abs().mean(trailing(axes), keepdim=True) * n / max(1, n - 1) / (2 if seen.is_complex() else 1)
-    scale = mean * signal.clamp(min=LEAST**2).sqrt()
-    # Where nothing varies (one slice, no data) any scale gives the same image.
-    return torch.where(scale > 0, scale, torch.full_like(scale, data_std))
-
-
-def _least_squares(A: LinearOperator, y: Tensor, data_std: float) -> Tensor:
-    """argmin |A x - y|^2 / 2 + |x|^2 / (2 data_std^2)."""
-    problem = Gaussian(A, y)
-    return problem.prox(torch.zeros_like(problem.back), data_std**-2, steps=SURVEY)
+AIM = 1.2
+"""Power of the differences on the way over that of the true ones: a trained prior takes as much of their texture on its last levels."""
 
 
 class Smoothed(Consistency):
@@ -75,6 +36,7 @@ class Smoothed(Consistency):
     their distance `dz`, without the periodic one of the released code. `z_scale` is b_z, None: `laplace_scale` of each
     volume. `weight` of |D_z x|_1 and `rho` of ADMM replace the weight 1 / b_z and rho = weight / b_z, both in units of |A|^2
     as published ones are; the automatic rho is at most |A|^2, beyond which few conjugate gradients do not solve its system.
+    `strength` None is 1 unless the subclass finds its own.
     `admm_steps` iterations of `cg_steps` conjugate gradients a level; the split variable and its dual stay from level to
     level. Total variation counts information of the prior twice: an estimate, never a draw from the posterior.
     """
@@ -87,7 +49,7 @@ class Smoothed(Consistency):
         likelihood: Likelihood,
         *,
         dz: float = 1.0,
-        strength: float = 1.0,
+        strength: float | None = None,
         z_scale: float | None = None,
         weight: float | None = None,
         rho: float | None = None,
@@ -101,11 +63,13 @@ class Smoothed(Consistency):
             raise BadInput(
                 f"volumes {domain} have one axis more than the images of the prior, which have {prior.image_axes}: expected z first"
             )
-        if strength < 0 or any(v is not None and not v > 0 for v in (z_scale, weight, rho)):
+        if (strength is not None and strength < 0) or any(v is not None and not v > 0 for v in (z_scale, weight, rho)):
             raise BadInput(f"strength = {strength}, z_scale = {z_scale}, weight = {weight}, rho = {rho}: expected positive numbers")
         self.image_axes = len(domain)
         self.dz = dz
-        self.strength, self.z_scale, self.weight, self.rho = strength, z_scale, weight, rho
+        self.balanced = strength is None and weight is None
+        self.strength = 1.0 if strength is None else strength
+        self.z_scale, self.weight, self.rho = z_scale, weight, rho
         self.admm_steps, self.cg_steps, self.cg_tolerance = admm_steps, cg_steps, cg_tolerance
 
     @cached_property
@@ -142,10 +106,16 @@ class Smoothed(Consistency):
 
 
 class ProximalVolume(Smoothed):
-    """clean = argmin |A x - y|^2 / 2 + |x - D(noisy)|^2 / (2 r^2) + |D_z x|_1 / b_z, noise from the corrected volume.
+    """clean = argmin |A x - y|^2 / 2 + |x - D(noisy)|^2 / (2 r^2) + strength |D_z x|_1 / b_z, noise from the corrected volume.
 
     The step of `Proximal` with total variation along z: DDS for volumes (Chung et al. 2024, arXiv:2303.05754) with the
     pull to D that keeps slices plausible where the data say nothing. A biased sampler: an estimate that carries noise.
+
+    `strength` None: the prior of slices knows much of what total variation says, and what is counted twice makes slices too
+    much alike (differences half as large as they are, from 8 projections); without it they flicker. So it is the multiplier
+    of a constraint, found on the way: each level's is that of the last times the root mean square of its differences over
+    that of the true ones (`difference_power`), at most 3. Below sigma = b_z, where the pull to D is firm but D still mixes in
+    what is drawn for each slice alone, about sigma, the weight grows with 1 / sigma.
     """
 
     variance: Variance = staticmethod(noise_level)
@@ -153,7 +123,28 @@ class ProximalVolume(Smoothed):
     def estimate(self, noisy: Tensor, sigma: Tensor, lower: Tensor, draw: Draw) -> Estimate:
         mean = self.denoise(noisy, sigma)
         clean = self.smooth(mean, 1 / self.variance(self.prior, self.likelihood, mean, sigma), mean)
+        if self.balanced and lower > 0:
+            self._balance(clean, lower)
         return Estimate(clean, (noisy - clean) / sigma)
+
+    def _balance(self, clean: Tensor, lower: Tensor) -> None:
+        """The weight for the level `lower`."""
+        power = norm2(self.variation(clean), self.image_axes)
+        # Where nothing varies (one slice), or nothing is seen to, the weight stays.
+        excess = torch.where((power > 0) & (self.power_found > 0), ratio(power, AIM * self.power_found).sqrt(), 1.0)
+        self.share = (self.share * excess).clamp(*SHARES)
+        scale = torch.as_tensor(self.z_scale or self.scale_found)
+        self._split.reweigh(self.share / torch.minimum(scale.to(power), lower.to(power)))
+
+    @cached_property
+    def share(self) -> Tensor:
+        """The strength of each volume so far."""
+        return torch.ones_like(self.power_found)
+
+    @cached_property
+    def power_found(self) -> Tensor:
+        """|D_z x|^2 as the data show it."""
+        return difference_power(linear(self.likelihood, "total variation along z"), self.variation, self.prior.data_std)
 
 
 class DecomposedVolume(Smoothed):

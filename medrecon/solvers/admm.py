@@ -65,6 +65,14 @@ class Split:
         self.z: Tensor | None = None
         self.dual: Tensor | None = None
 
+    def reweigh(self, weight: Tensor | float) -> None:
+        """Another weight from now on; rho follows it, so the threshold weight / rho stays, and the unscaled dual rho * dual."""
+        factor = weight / self.weight
+        self.weight, self.rho = weight, self.rho * factor
+        self.augmented = Augmented(self.likelihood.normal, self.regulariser.operator.normal, self.rho)
+        if self.dual is not None:
+            self.dual = self.dual / factor
+
     @torch.no_grad()
     def __call__(
         self, x: Tensor, pull: Tensor | float = 0.0, centre: Tensor | float = 0.0, *, steps: int, tolerance: float = 0.0

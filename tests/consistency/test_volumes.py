@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from medrecon.consistency.proximal import Proximal, noise_level
-from medrecon.consistency.volume import DecomposedVolume, MergedVolume, ProximalVolume, Smoothed, laplace_scale
+from medrecon.consistency.survey import difference_power, laplace_scale, survey
+from medrecon.consistency.volume import AIM, DecomposedVolume, MergedVolume, ProximalVolume, Smoothed
 from medrecon.errors import BadInput, NotSupported
 from medrecon.iterate import run
 from medrecon.linop.basic import Diagonal, Identity, Mask
@@ -19,6 +20,8 @@ from medrecon.linop.laws import matrix, random
 from medrecon.linop.lowrank import Series
 from medrecon.linop.operator import LinearOperator
 from medrecon.linop.stack import VStack
+from medrecon.physics.ct import CTOperator
+from medrecon.physics.ct.circular import ParallelBeam2D, even_angles
 from medrecon.physics.mri.sense import sense
 from medrecon.prior.gaussian import Gaussian as GaussianPrior
 from medrecon.prior.gaussian import StationaryGaussian
@@ -29,7 +32,7 @@ from medrecon.solvers.likelihood import Gaussian, Likelihood
 from medrecon.solvers.norm import norm
 from medrecon.solvers.pdhg import pdhg
 from medrecon.solvers.regularisers import L1
-from medrecon.tensors import generator_for, seeded_draw, unit_noise
+from medrecon.tensors import generator_for, norm2, seeded_draw, unit_noise
 
 SHAPE = (5, 3, 4)
 SIGMA, LOWER = torch.tensor(0.4, dtype=torch.float64), torch.tensor(0.2, dtype=torch.float64)
@@ -191,6 +194,57 @@ def test_the_scale_of_differences_is_read_from_undersampled_noisy_data(dtype: to
     found = laplace_scale(likelihood, Difference((12, 16, 16)), field.data_std)
     assert found.shape == (1, 1, 1)
     assert 0.5 < float(found) / true < 2
+
+
+class FewViews:
+    """Slices that share an image and differ by one of their own, seen by few projections or by a part of the lines."""
+
+    def __init__(self, kind: torch.dtype, *change: float, noise_std: float = 0.3, n: int = 64, n_slices: int = 6) -> None:
+        frequency = torch.fft.fftfreq(n) * n
+        spectrum = 1 / (1 + (frequency[:, None] ** 2 + frequency**2) / 4) ** 1.25
+        self.prior = StationaryGaussian(torch.zeros(n, n, dtype=kind), spectrum / spectrum.mean())
+        shape, sizes = (len(change), n_slices, n, n), torch.tensor(change)[:, None, None, None]
+        own = self.prior.sample(random(shape, kind, "own"))
+        self.volumes = self.prior.sample(random((len(change), 1, n, n), kind, "shared")) + sizes * own
+        if kind.is_complex:
+            mask = torch.rand(1, n, generator=torch.Generator().manual_seed(3)) < 0.25
+            mask[:, n // 2 - 4 : n // 2 + 4] = True
+            A: LinearOperator = (1 / noise_std) * Series(Mask(mask, (n, n)) @ Fourier((n, n)), n_slices)
+        else:
+            geometry = ParallelBeam2D(angles=even_angles(10), n_bins=95, bin_spacing=1.0)
+            A = (1 / noise_std) * Series(CTOperator(geometry, (n, n), (1.0, 1.0)), n_slices)
+        data = A(self.volumes)
+        self.likelihood = Gaussian(A, data + random(data.shape, data.dtype, "noise") * (data != 0))
+        self.difference = Difference(A.domain)
+
+    def size(self, volumes: Tensor) -> Tensor:
+        """Root mean square of differences over the truth's."""
+        return (norm2(self.difference(volumes), 3) / norm2(self.difference(self.volumes), 3)).sqrt().flatten()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.complex64])
+def test_the_power_of_differences_is_known_from_data_that_see_a_part_of_it(kind: torch.dtype) -> None:
+    scan = FewViews(kind, 0.15, 0.3)
+    found = difference_power(scan.likelihood, scan.difference, scan.prior.data_std)
+    assert found.shape == (2, 1, 1, 1)
+    share = (found / norm2(scan.difference(scan.volumes), 3)).sqrt().flatten()
+    torch.testing.assert_close(share, torch.ones(2), atol=0.12, rtol=0)
+    seen, noise = survey(scan.likelihood, scan.prior.data_std)
+    assert float((scan.size(seen) ** 2 - scan.size(noise) ** 2).clamp_min(0).sqrt().max()) < 0.88
+    alone = difference_power(Gaussian(scan.likelihood.A, scan.likelihood.y[1:]), scan.difference, scan.prior.data_std)
+    torch.testing.assert_close(alone, found[1:], rtol=1e-3, atol=0)
+
+
+def test_slices_of_few_views_differ_as_much_as_the_true_ones_do() -> None:
+    scan = FewViews(torch.float32, 0.3)
+    levels, x, draw = edm_levels(25, 20, 0.02), torch.zeros(1, *scan.volumes.shape), seeded_draw(0, [0], (1,))
+
+    def differences(**settings: float) -> float:
+        step = ProximalVolume(scan.prior, scan.likelihood, **settings)  # type: ignore[arg-type]
+        return float(scan.size(run(renoise(step, levels[0] * draw(x), levels, draw)).x[0]))
+
+    assert differences() == pytest.approx(AIM**0.5, abs=0.1)
+    assert differences(strength=0.0) > 1.4
 
 
 def test_a_volume_of_one_slice_is_that_slice(dtype: torch.dtype) -> None:
