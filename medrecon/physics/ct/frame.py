@@ -33,9 +33,11 @@ def resized(grid: Grid, matrix: int | None, pixel: float | None) -> Grid:
 
 
 def pixels_of(grid: Grid, scan: CTScan) -> Pixels:
-    """The image in the scanner's frame: centred on the axis, along z on the middle of the source's way."""
+    """The image in the scanner's frame: centred on the axis, along z on the scan's height or the middle of the source's way."""
     if scan.image_axes == 2:
         return Pixels(grid.shape[1:], grid.spacing[1:])
+    if scan.height is not None:
+        return Pixels(grid.shape, grid.spacing, (scan.height, 0.0, 0.0))
     heights = scan.geometry.vectors()[:, 2] if scan.geometry.kind == "cone3d" else np.zeros(1)
     return Pixels(grid.shape, grid.spacing, (float(heights.max() + heights.min()) / 2, 0.0, 0.0))
 

@@ -84,6 +84,12 @@ def fan_for_slice(geometry: HelicalCone, z: float) -> SliceFan | None:
     return SliceFan(subset, chosen, np.clip(row, 0, geometry.n_rows - 1), length / np.hypot(length, rise))
 
 
+def views_for(geometry: HelicalCone, heights: Array) -> NDArray[np.int64]:
+    """Indices of the views that slices at these heights, mm, are made of, and of one more on either side: the arcs stay in place."""
+    needed = np.concatenate([_views(geometry, float(z)) for z in heights])
+    return np.arange(max(0, needed.min() - 1), min(geometry.n_views, needed.max() + 2))
+
+
 def _half_height(geometry: HelicalCone) -> float:
     """mm above and below the source that the detector sees at the axis."""
     return geometry.n_rows * geometry.row_spacing * geometry.dso / geometry.dsd / 2 - abs(geometry.row_offset) * geometry.dso / geometry.dsd

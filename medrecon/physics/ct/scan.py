@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medrecon.errors import BadInput
+from medrecon.physics.ct.circular import HelicalCone
 from medrecon.physics.ct.geometry import Geometry
 from medrecon.physics.scan import Expert, Problem, Scan, SliceArray, SlicePart, bounds
 
@@ -28,7 +29,7 @@ class CTScan(Scan):
     or not. `stored`: what they hold, see STORED. `flat`, `dark` (slice, frame, bin) or (1, frame, row, bin): detector readings
     without object and without beam. `photons`: incident quanta, broadcasts over one item of the projections; None where
     nobody knows. `water`: attenuation of water, 1/mm, for HU. `sized`: whether lengths are known; False: a bin is 1 and the
-    image has no HU.
+    image has no HU. `height`: mm along the axis at which the middle of a volume lies; None: the middle of the source's way.
     """
 
     projections: SliceArray
@@ -39,6 +40,7 @@ class CTScan(Scan):
     photons: Tensor | None = None
     water: float = WATER
     sized: bool = True
+    height: float | None = None
 
     def __post_init__(self) -> None:
         expected, got = self.geometry.shape, tuple(self.projections.shape[1:])
@@ -72,8 +74,14 @@ class CTScan(Scan):
         return int(self.projections.shape[0])
 
     def select(self, slices: slice) -> CTScan:
-        """The scan with a part of its slices, in their place."""
+        """The scan with a part of its slices, in their place; of a helix with the views that `fbp` makes them of.
+
+        Those views see what lies above and below the part too, so other methods than `fbp` are wrong near its ends. Raises `BadInput`
+        for volumes of other cones.
+        """
         start, stop = bounds(slices, self.n_slices)
+        if isinstance(self.geometry, HelicalCone):
+            return self._part_of_the_helix(start, stop)
         if self.image_axes == 3:
             raise BadInput("a cone-beam scan is solved as one volume: choose slices of its image (--set) instead of its data")
         _, ny, nx = self.grid.shape
@@ -87,6 +95,24 @@ class CTScan(Scan):
             flat=part(self.flat),
             dark=part(self.dark),
             grid=self.grid.crop((start, 0, 0), (stop - start, ny, nx)),
+        )
+
+    def _part_of_the_helix(self, start: int, stop: int) -> CTScan:
+        from medrecon.physics.ct.backproject import centres
+        from medrecon.physics.ct.frame import pixels_of
+        from medrecon.physics.ct.helical import views_for
+        from medrecon.physics.ct.subset import subsampled
+
+        assert isinstance(self.geometry, HelicalCone)
+        _, ny, nx = self.grid.shape
+        heights = centres(pixels_of(self.grid, self))[0][start:stop]
+        warning = f"slices {start} to {stop - 1} of a helix: methods other than fbp are wrong near the ends of the part"
+        part = subsampled(self, views_for(self.geometry, heights))
+        return replace(
+            part,
+            grid=self.grid.crop((start, 0, 0), (stop - start, ny, nx)),
+            height=float(heights[0] + heights[-1]) / 2,
+            header={**part.header, "warnings": [*part.header.get("warnings", ()), warning]},
         )
 
     def settings(self) -> list[str]:

@@ -6,13 +6,11 @@ Data made from images look better than measured ones; results on them are labell
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +21,6 @@ from medrecon.physics.ct.geometry import Geometry
 from medrecon.physics.ct.grid import Pixels
 from medrecon.physics.ct.project import CTOperator
 from medrecon.physics.ct.scan import WATER, CTScan
-from medrecon.physics.scan import SliceArray
 from medrecon.tensors import generator_for
 from medrecon.volume import Volume
 
@@ -162,31 +159,3 @@ def _attenuation(volume: Volume, water: float) -> Tensor:
     if volume.units != "HU" and not float(image.min()) < -500:
         raise BadInput(f"the image is in {volume.units!r} and nowhere below -500, so it is not HU: give a CT image")
     return water * (1 + image.clamp(min=-1000) / 1000)
-
-
-def subsampled(scan: CTScan, views: ArrayLike | slice) -> CTScan:
-    """The scan with some of its views: indices, a mask or a slice."""
-    index = np.arange(scan.geometry.n_views)[views if isinstance(views, slice) else np.asarray(views)]
-    if not index.size:
-        raise BadInput("no view is left: choose others")
-    header = {**scan.header, "views": f"{index.size} of {scan.geometry.n_views}"}
-    photons = scan.photons
-    if photons is not None and photons.ndim == len(scan.geometry.shape) and photons.shape[0] > 1:
-        photons = photons[index]
-    chosen = SomeViews(scan.projections, index)
-    return replace(scan, geometry=scan.geometry.subset(index), projections=chosen, photons=photons, header=header)
-
-
-@dataclass(frozen=True)
-class SomeViews:
-    """Another array with a part of its views, still unread."""
-
-    whole: SliceArray
-    views: NDArray[np.int64]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.whole.shape[0], len(self.views), *self.whole.shape[2:])
-
-    def __getitem__(self, index: slice) -> Tensor:
-        return self.whole[index][:, self.views]

@@ -14,7 +14,8 @@ from medrecon.physics.ct.circular import ConeBeam
 from medrecon.physics.ct.project import CTOperator
 from medrecon.physics.ct.readings import ray_noise
 from medrecon.physics.ct.scan import WATER, CTScan
-from medrecon.physics.ct.simulate import beam, simulate, subsampled
+from medrecon.physics.ct.simulate import beam, simulate
+from medrecon.physics.ct.subset import subsampled
 from medrecon.solvers.poisson import Poisson, Transmission
 from medrecon.tensors import generator_for, unit_noise
 from medrecon.volume import Grid, Volume

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +12,14 @@ import pytest
 import torch
 
 from medrecon.errors import BadInput, NotSupported
-from medrecon.physics.ct import HelicalCone, analytic, even_angles, fbp
+from medrecon.io.projections import image_grid
+from medrecon.physics.ct import ConeBeam, HelicalCone, analytic, even_angles, fbp
 from medrecon.physics.ct.backproject import centres
 from medrecon.physics.ct.grid import Pixels
 from medrecon.physics.ct.helical import fan_for_slice, rebinned_fbp
 from medrecon.physics.ct.phantom import Ellipsoid, disc, exact_projections, raster
+from medrecon.physics.ct.scan import CTScan
+from medrecon.recon.pipeline import reconstruct
 
 TURN, WATER = 2 * math.pi, 0.0192
 
@@ -110,3 +114,47 @@ def test_a_pitch_that_leaves_gaps_is_refused() -> None:
     still = helix(feed=0.0)
     with pytest.raises(BadInput, match="circle"):
         rebinned_fbp(torch.zeros(still.shape), still, pixels)
+
+
+class ReadOneByOne:
+    """Projections (1, view, row, bin) that note which views are read."""
+
+    def __init__(self, projections: torch.Tensor) -> None:
+        self.projections, self.read = projections, set[int]()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.projections.shape)
+
+    def __getitem__(self, index: slice) -> torch.Tensor:
+        raise AssertionError("the whole is read")
+
+    def chosen(self, views: Sequence[int]) -> torch.Tensor:
+        self.read |= set(views)
+        return self.projections[:, list(views)]
+
+
+@pytest.mark.parametrize("feed", [24.0, -38.0])
+def test_slices_of_a_helix_are_those_of_the_whole_from_the_views_they_need(feed: float) -> None:
+    geometry = helix(feed=feed, angles=even_angles(180, 3 * TURN, -3 * math.pi))
+    shapes = [Ellipsoid(WATER, (6.0, 9.0, -12.0), (20.0, 24.0, 42.0), 0.5)]
+    scan = CTScan(
+        grid=image_grid(geometry, 1).crop((0, 0, 0), (24, 100, 100)),
+        projections=exact_projections(shapes, geometry)[None],
+        geometry=geometry,
+        photons=torch.full((180, 16, 100), 1e5),
+    )
+    whole = reconstruct(scan, "fbp").volume
+    files = ReadOneByOne(scan.projections[0:1])
+    part = reconstruct(replace(scan, projections=files).select(slice(10, 13)), "fbp")
+    torch.testing.assert_close(part.volume.image, whole.image[10:13], atol=0.05, rtol=1e-4)
+    assert np.allclose(part.volume.grid.affine, whole.grid.crop((10, 0, 0), (3, 100, 100)).affine)
+    assert 30 < len(files.read) < 100
+    assert any("near the ends" in warning for warning in part.log["warnings"])
+
+
+def test_slices_of_a_circle_are_not_chosen_from_its_projections() -> None:
+    circle = ConeBeam(angles=even_angles(8, TURN), n_bins=10, bin_spacing=3.0, dso=500.0, dsd=1000.0, n_rows=4, row_spacing=4.0)
+    scan = CTScan(grid=image_grid(circle, 1), projections=torch.zeros(1, 8, 4, 10), geometry=circle)
+    with pytest.raises(BadInput, match="one volume"):
+        scan.select(slice(0, 1))
