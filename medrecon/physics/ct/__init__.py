@@ -19,7 +19,7 @@ from medrecon.physics.ct.hardening import polychromatic, straightened, water_cor
 from medrecon.physics.ct.metal import interpolated_metal, normalised_metal
 from medrecon.physics.ct.project import CTOperator
 from medrecon.physics.ct.rings import without_rings, without_rings_by_wavelets
-from medrecon.physics.ct.rotation import Centre, find_centre
+from medrecon.physics.ct.rotation import Centre, find_centre, find_fan_centre
 from medrecon.physics.ct.sampling import golden, interlaced, limited, random, sparse
 from medrecon.physics.ct.spectra import Spectrum
 from medrecon.physics.ct.truncation import truncated
@@ -43,6 +43,7 @@ __all__ = [
     "fbp",
     "fdk",
     "find_centre",
+    "find_fan_centre",
     "from_dict",
     "golden",
     "hounsfield",

@@ -13,7 +13,6 @@ from torch import Tensor
 from medrecon.compute import chunk_length, memory_budget
 from medrecon.errors import BadInput, nearest
 from medrecon.linop.operator import Scaled
-from medrecon.physics.ct.circular import ParallelBeam2D
 from medrecon.physics.ct.direct import quick, taken_out
 from medrecon.physics.ct.frame import pixels_of, resized
 from medrecon.physics.ct.grid import Pixels
@@ -256,11 +255,9 @@ def _centred(scan: CTScan, plan: Preparation, sinogram: Tensor) -> tuple[CTScan,
     if not hasattr(geometry, "offset"):
         raise BadInput(f"centre: {type(geometry).__name__} has its axis in its vectors")
     if wanted == "find":
-        from medrecon.physics.ct.rotation import find_centre
+        from medrecon.physics.ct.rotation import axis_of
 
-        if not isinstance(geometry, ParallelBeam2D):
-            raise BadInput("centre = find works for parallel rays: give the bin of the axis")
-        wanted, source = float(find_centre(sinogram, geometry.angles).bin), "found"
+        wanted, source = axis_of(sinogram, geometry).bin, "found"
     else:
         wanted, source = float(wanted), "given"
     if not -geometry.n_bins < wanted < 2 * geometry.n_bins:

@@ -1,9 +1,9 @@
-"""Where the axis of rotation projects to, from parallel projections alone.
+"""Where the axis of rotation projects to, from the projections alone.
 
 Views half a turn apart are mirror images about the axis. Over a turn they are compared. Over half a turn the views and their mirror
 images must make a sinogram, whose Fourier transform vanishes outside a double wedge (all moment conditions of Helgason and Ludwig
 at once); where the object leaves the field of view, the first view is compared with the last instead. Over less, or with few
-views, the first moment must be a sinusoid.
+views, the first moment must be a sinusoid. Every ray of a fan that turns once comes again from the other side, in another view.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from medrecon.errors import BadInput
+from medrecon.physics.ct.circular import ConeBeam, FanBeam2D, HelicalCone, ParallelBeam2D
+from medrecon.physics.ct.geometry import Geometry
 from medrecon.physics.ct.truncation import truncated
 from medrecon.tensors import ratio
 
@@ -60,6 +62,23 @@ class Centre:
     method: str
 
 
+def axis_of(sinogram: Tensor, geometry: Geometry) -> Centre:
+    """The axis of line integrals (*batch, view, [row,] bin) of parallel rays, of a fan, or of a cone by the row in the source's plane.
+
+    Raises `BadInput` for other geometries, and see `find_centre` and `find_fan_centre`.
+    """
+    if isinstance(geometry, ParallelBeam2D):
+        return find_centre(sinogram, geometry.angles)
+    if isinstance(geometry, FanBeam2D):
+        return find_fan_centre(sinogram, geometry)
+    if isinstance(geometry, ConeBeam) and not isinstance(geometry, HelicalCone) and not any(geometry.tilt):
+        level = round((geometry.n_rows - 1) / 2 - geometry.row_offset / geometry.row_spacing)
+        if not 0 <= level < geometry.n_rows:
+            raise BadInput("centre of rotation: no row of the detector lies in the plane of the source: give the bin of the axis")
+        return find_fan_centre(sinogram[..., level, :], geometry)
+    raise BadInput(f"centre of rotation: found for parallel rays, fans and circular cones, not for {type(geometry).__name__}: give the bin")
+
+
 def find_centre(sinogram: Tensor, angles: ArrayLike, *, view_axis: int = -2) -> Centre:
     """The axis of parallel line integrals (*batch, view, bin), or (*batch, view, row, bin) with `view_axis` = -3; one for the batch.
 
@@ -86,6 +105,44 @@ def find_centre(sinogram: Tensor, angles: ArrayLike, *, view_axis: int = -2) -> 
     if float(truncated(p).double().mean()) > SOME_VIEWS:
         return _by_opposite_views(*_first_and_last(p, theta))
     return _by_wedge(p, theta, step)
+
+
+def find_fan_centre(sinogram: Tensor, geometry: FanBeam2D | ConeBeam) -> Centre:
+    """The axis of line integrals (*batch, view, bin) of a fan that turns once; one for the batch. `offset` of the geometry plays no part.
+
+    The ray of view beta through bin k comes again in view beta + pi - 2 gamma through bin 2 c - k, gamma its angle from the ray through the
+    axis c (Kak and Slaney 1988, section 3.4.1). Turned by their angles, with a Fourier series over the views, the mirrored views are
+    compared with the views for all c of half bins; between them a parabola. Raises `BadInput` for less than a turn, uneven or fewer
+    than 16 views, and for a source that is not level with the axis.
+    """
+    theta = torch.as_tensor(geometry.angles, dtype=torch.float64)
+    p = sinogram.detach().reshape(-1, *sinogram.shape[-2:])
+    p = p[:: -(-len(p) // MOST_SINOGRAMS)].to("cpu", torch.float64)
+    _refuse(p, theta)
+    order = theta.argsort()
+    theta, p = theta[order], p[:, order]
+    if float(theta[-1] - theta[0]) > 2 * math.pi - 1e-6:
+        theta, p = theta[:-1], p[:, :-1]
+    gaps, step = torch.cat([theta, theta[:1] + 2 * math.pi]).diff(), 2 * math.pi / len(theta)
+    if len(theta) < FEW_VIEWS or float((gaps - step).abs().max()) > step / 2:
+        raise BadInput("centre of rotation of a fan: found from a whole turn of evenly spaced views: give the bin of the axis")
+    if geometry.axis_shift:
+        raise BadInput("centre of rotation of a fan: axis_shift says where the source is: give the bin of the axis")
+    series = torch.fft.rfft(p, dim=1)
+    m = torch.arange(series.shape[1], dtype=torch.float64)[:, None]
+    n_bins = p.shape[-1]
+    energy = torch.nn.functional.pad(series.abs().square().sum((0, 1)).cumsum(0), (1, 0))
+    cross, common = torch.zeros(2 * n_bins - 1, dtype=torch.float64), torch.zeros(2 * n_bins - 1, dtype=torch.float64)
+    for twice in range(2 * n_bins - 1):
+        k = torch.arange(max(0, twice - n_bins + 1), min(twice, n_bins - 1) + 1)
+        aside = (k - twice / 2) * geometry.bin_spacing / geometry.dsd
+        gamma = aside if geometry.curved else aside.atan()
+        turned = series[..., twice - k] * torch.polar(torch.ones(()).double(), m * (math.pi - 2 * gamma))
+        cross[twice] = (series[..., k].conj() * turned).real.sum()
+        common[twice] = 2 * (energy[k[-1] + 1] - energy[k[0]])
+    curve = 1 - 2 * cross / common.clamp_min(LEAST_ENERGY * common.max())
+    width = n_bins - (torch.arange(2 * n_bins - 1) - n_bins + 1).abs()
+    return _best(curve.masked_fill(width < LEAST_OVERLAP * n_bins, 2.0), n_bins, "opposite rays")
 
 
 def _refuse(p: Tensor, theta: Tensor) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,15 @@ from conftest import shared
 from torch import Tensor
 
 from medrecon.errors import BadInput
-from medrecon.physics.ct.circular import even_angles
+from medrecon.io.projections import image_grid
+from medrecon.physics.ct.circular import ConeBeam, FanBeam2D, even_angles
 from medrecon.physics.ct.counts import incident, line_integrals, transmission
-from medrecon.physics.ct.rotation import find_centre
+from medrecon.physics.ct.geometry import Geometry, VectorGeometry
+from medrecon.physics.ct.phantom import Ellipsoid, disc, exact_projections
+from medrecon.physics.ct.rotation import axis_of, find_centre
+from medrecon.physics.ct.scan import CTScan
 from medrecon.physics.ct.truncation import truncated
+from medrecon.recon.pipeline import reconstruct
 from tests.oracles.ellipses import ellipse_sinogram
 
 MIDDLE = (201 - 1) / 2
@@ -129,3 +136,76 @@ def test_two_half_turns_of_the_neutron_scan_agree_with_the_whole() -> None:
     assert whole.quality > 0.95
     halves = [find_centre(p[start : start + 230], angles[start : start + 230]).bin for start in (0, 229)]
     assert abs(sum(halves) / 2 - whole.bin) < 0.5
+
+
+def fan(offset: float, detector: str = "flat", **changes: Any) -> FanBeam2D:
+    given: dict[str, Any] = {
+        "angles": even_angles(240, 2 * math.pi, start=0.3),
+        "n_bins": 151,
+        "bin_spacing": 2.0,
+        "dso": 300.0,
+        "dsd": 500.0,
+    }
+    return FanBeam2D(**{**given, "offset": offset, "detector": detector, **changes})
+
+
+TWO_DISCS = [*disc(40.0, 0.02, (10.0, -20.0)), *disc(15.0, 0.01, (-20.0, 30.0))]
+
+
+@pytest.mark.parametrize("std", [0.0, 0.02])
+@pytest.mark.parametrize("detector", ["flat", "curved"])
+@pytest.mark.parametrize("offset", [0.0, 7.3, -41.0])
+def test_the_axis_of_a_fan_is_where_its_rays_come_again(offset: float, detector: str, std: float) -> None:
+    for geometry in (fan(offset, detector), fan(offset, detector, angles=-even_angles(241, 2 * math.pi))):
+        p = noisy(exact_projections(TWO_DISCS, geometry), std)
+        found = axis_of(p, replace(geometry, offset=0.0))
+        assert found.method == "opposite rays"
+        assert abs(found.bin - (75 - offset / 2)) < (0.1 if std else 0.02)
+        assert found.quality > 0.95
+
+
+def test_order_and_a_repeated_view_of_a_fan_do_not_matter() -> None:
+    angles = np.append(even_angles(120, 2 * math.pi), 2 * math.pi)
+    order = np.random.default_rng(0).permutation(len(angles))
+    geometry = fan(7.3, angles=angles[order])
+    assert abs(axis_of(exact_projections(TWO_DISCS, geometry).float(), geometry).bin - (75 - 7.3 / 2)) < 0.05
+
+
+def test_the_axis_of_a_cone_is_that_of_the_row_level_with_its_source() -> None:
+    cone = ConeBeam(**vars_of(fan(9.0)), n_rows=8, row_spacing=3.0, row_offset=4.5)
+    p = exact_projections(
+        [Ellipsoid(0.02, (6.0, 9.0, 4.0), (30.0, 20.0, 26.0), 0.5), Ellipsoid(0.01, (-20.0, 30.0, -2.0), (9.0, 9.0, 9.0))], cone
+    )
+    assert abs(axis_of(p, replace(cone, offset=0.0)).bin - (75 - 4.5)) < 0.02
+    with pytest.raises(BadInput, match="no row"):
+        axis_of(p, replace(cone, row_offset=40.0))
+
+
+def vars_of(geometry: FanBeam2D) -> dict[str, Any]:
+    return {f.name: getattr(geometry, f.name) for f in fields(geometry)}
+
+
+@pytest.mark.parametrize(
+    ("geometry", "words"),
+    [
+        (fan(0.0, angles=even_angles(200, 1.3 * math.pi)), "a whole turn"),
+        (fan(0.0, angles=even_angles(12, 2 * math.pi)), "a whole turn"),
+        (fan(0.0, axis_shift=2.0), "axis_shift"),
+        (VectorGeometry(kind_of="fan2d", rows_of_vectors=fan(0.0).vectors(), n_bins=151), "VectorGeometry"),
+    ],
+)
+def test_a_fan_whose_axis_cannot_be_found_is_refused(geometry: Geometry, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        axis_of(exact_projections(TWO_DISCS, geometry), geometry)
+
+
+def test_a_scan_of_a_fan_finds_its_axis() -> None:
+    geometry = fan(7.3)
+    scan = CTScan(
+        grid=image_grid(geometry, 1), projections=exact_projections(TWO_DISCS, geometry)[None], geometry=replace(geometry, offset=0.0)
+    )
+    found = reconstruct(scan, "fbp", centre="find")
+    expected = reconstruct(replace(scan, geometry=geometry), "fbp").volume.image
+    wrong = reconstruct(scan, "fbp").volume.image
+    assert found.log["calibration"]["axis_source"] == "found"
+    assert (found.volume.image - expected).norm() < 0.02 * (wrong - expected).norm()
