@@ -99,7 +99,7 @@ class Coefficients(ProximalVolume):
 
     @cached_property
     def scale_found(self) -> Tensor:
-        return laplace_scale(self.whole, Difference(self.series.range), self.prior.data_std)
+        return laplace_scale(survey(self.whole, self.prior.data_std), Difference(self.series.range), self.prior.data_std)
 
 
 def low_rank(

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from medrecon.linop.difference import Cosine, Difference
+from medrecon.linop.difference import Cosine
 from medrecon.linop.lowrank import Subspace
 from medrecon.linop.operator import LinearOperator
 from medrecon.solvers.likelihood import Gaussian
@@ -60,22 +60,22 @@ class _Images:
         return problem.prox(torch.zeros_like(problem.back), self.data_std**-2, steps=STEPS)
 
 
-def laplace_scale(likelihood: Gaussian, difference: Difference, data_std: float) -> Tensor:
+def laplace_scale(seen: tuple[Tensor, Tensor], difference: LinearOperator, data_std: float) -> Tensor:
     """b, (*batch, 1, ..., 1): the scale of Laplace-distributed differences D x, mean |D x|, half of it for complex images.
 
-    A prior of single images does not know it, so it is read from the `survey`, less the share of noise.
+    A prior of single images does not know it, so it is read from what is `seen`, a `survey`, less the share of noise.
     """
-    n, axes = difference.domain[difference.axis], len(difference.domain)
-    seen, noise = (difference(image) for image in survey(likelihood, data_std))
-    signal = 1 - ratio(norm2(noise, axes), norm2(seen, axes))
-    mean = seen.abs().mean(trailing(axes), keepdim=True) * n / max(1, n - 1) / (2 if seen.is_complex() else 1)
+    n, axes = difference.domain[0], len(difference.domain)
+    changes, noise = (difference(image) for image in seen)
+    signal = 1 - ratio(norm2(noise, axes), norm2(changes, axes))
+    mean = changes.abs().mean(trailing(axes), keepdim=True) * n / max(1, n - 1) / (2 if changes.is_complex() else 1)
     scale = mean * signal.clamp(min=LEAST**2).sqrt()
     # Where nothing varies (one slice, no data) any scale gives the same image.
     return torch.where(scale > 0, scale, torch.full_like(scale, data_std))
 
 
-def difference_power(likelihood: Gaussian, difference: LinearOperator, data_std: float) -> Tensor:
-    """|D x|^2 of the true volume, (*batch, 1, ..., 1), with what the data cannot see of it.
+def difference_power(likelihood: Gaussian, difference: LinearOperator, data_std: float, seen: tuple[Tensor, Tensor]) -> Tensor:
+    """|D x|^2 of the true volume, (*batch, 1, ..., 1), with what the data cannot see of it; `seen`: the `survey`.
 
     Eight projections, or a quarter of the lines, show a part of the differences between slices. But they show a part of every
     spatial frequency, so if the spectrum depends on |k| alone the whole is known: the bands of the `survey` hold e = M c + n,
@@ -97,9 +97,9 @@ def difference_power(likelihood: Gaussian, difference: LinearOperator, data_std:
         probe = torch.fft.ifftn(torch.fft.fftn(white, dim=axes) * band.reshape(domain[1:]), dim=axes)
         probe = probe if likelihood.back.is_complex() else probe.real.contiguous()
         columns.append(ratio(power(images(likelihood.A(probe))), power(probe).sum(-1, keepdim=True)))
-    seen, noise = (power(volume) for volume in survey(likelihood, data_std))
-    found = _fitted(seen, torch.stack(columns, -1), noise)
-    found = _continued(found, bands.sum(-1), seen > VISIBLE * noise).sum(-1)
+    measured, noise = (power(volume) for volume in seen)
+    found = _fitted(measured, torch.stack(columns, -1), noise)
+    found = _continued(found, bands.sum(-1), measured > VISIBLE * noise).sum(-1)
     return found.reshape(*found.shape, *[1] * len(domain))
 
 
@@ -109,12 +109,13 @@ def _walk(white: Tensor) -> Tensor:
     return sums - sums.mean(0)
 
 
-def _fitted(seen: Tensor, mixing: Tensor, noise: Tensor) -> Tensor:
-    """c >= 0 (*batch, j) of seen = mixing c + noise."""
-    power = seen.sum(-1, keepdim=True).expand_as(seen) / seen.shape[-1]
-    gain = mixing.sum(0)
+def _fitted(measured: Tensor, mixing: Tensor, noise: Tensor) -> Tensor:
+    """c >= 0 (*batch, j) of measured = mixing c + noise; `mixing` (*batch, j, j) where the operator differs from item to item."""
+    power = measured.sum(-1, keepdim=True).expand_as(measured) / measured.shape[-1]
+    gain = mixing.sum(-2)
     for _ in range(ROUNDS):
-        power = power * ratio(ratio(seen, power @ mixing.mT + noise) @ mixing, gain)
+        model = (mixing @ power[..., None]).squeeze(-1) + noise
+        power = power * ratio((mixing.mT @ ratio(measured, model)[..., None]).squeeze(-1), gain)
     return power
 
 

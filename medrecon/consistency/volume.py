@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medrecon.consistency.base import Consistency, linear
 from medrecon.consistency.proximal import Variance, noise_level
-from medrecon.consistency.survey import difference_power, laplace_scale
+from medrecon.consistency.survey import difference_power, laplace_scale, survey
 from medrecon.errors import BadInput
 from medrecon.iterate import run
 from medrecon.linop.difference import Difference
@@ -78,20 +78,31 @@ class Smoothed(Consistency):
         return Difference(self.likelihood.domain, -self.image_axes, self.dz)
 
     @cached_property
+    def seen(self) -> tuple[Tensor, Tensor]:
+        """What the data alone say: the `survey`."""
+        return survey(linear(self.likelihood, "total variation along z"), self.prior.data_std)
+
+    @cached_property
     def scale_found(self) -> Tensor:
         """b_z as the data show it."""
-        difference = Difference(self.likelihood.domain, -self.image_axes, self.dz)
-        return laplace_scale(linear(self.likelihood, "total variation along z"), difference, self.prior.data_std)
+        return laplace_scale(self.seen, self.variation, self.prior.data_std)
+
+    @cached_property
+    def curvature(self) -> Tensor:
+        """|A|^2."""
+        gaussian = linear(self.likelihood, "total variation along z")
+        return norms(gaussian.A, like=gaussian.back) ** 2
+
+    def _penalty(self, weight: Tensor | float) -> Tensor:
+        """rho of a weight."""
+        return self.rho * self.curvature if self.rho else self.curvature.clamp(max=weight / (self.z_scale or self.scale_found))
 
     @cached_property
     def _split(self) -> Split:
         """d and w, with weight and rho of each volume."""
         gaussian = linear(self.likelihood, "total variation along z")
-        scale: Tensor | float = self.z_scale or self.scale_found
-        curvature = norms(gaussian.A, like=gaussian.back) ** 2
-        weight = self.strength * (self.weight * curvature if self.weight else 1 / scale)
-        rho = self.rho * curvature if self.rho else curvature.clamp(max=weight / scale)
-        return Split(gaussian, L1(self.variation), weight=weight, rho=rho)
+        weight = self.strength * (self.weight * self.curvature if self.weight else 1 / (self.z_scale or self.scale_found))
+        return Split(gaussian, L1(self.variation), weight=weight, rho=self._penalty(weight))
 
     def smooth(self, x: Tensor, pull: Tensor | float = 0.0, centre: Tensor | float = 0.0) -> Tensor:
         """Towards argmin |A x - y|^2 / 2 + weight |D_z x|_1 + pull/2 |x - centre|^2, from x."""
@@ -114,8 +125,9 @@ class ProximalVolume(Smoothed):
     `strength` None: the prior of slices knows much of what total variation says, and what is counted twice makes slices too
     much alike (differences half as large as they are, from 8 projections); without it they flicker. So it is the multiplier
     of a constraint, found on the way: each level's is that of the last times the root mean square of its differences over
-    that of the true ones (`difference_power`), at most 3. Below sigma = b_z, where the pull to D is firm but D still mixes in
-    what is drawn for each slice alone, about sigma, the weight grows with 1 / sigma.
+    1.1 times that of the true ones (`difference_power`), since a trained prior takes the rest away on its last levels; from
+    0.001 to 3. Below sigma = b_z dz, where the pull to D is firm but D still mixes in what is drawn for each slice alone,
+    about sigma, the weight grows with 1 / sigma. A given `weight` stays.
     """
 
     variance: Variance = staticmethod(noise_level)
@@ -133,8 +145,9 @@ class ProximalVolume(Smoothed):
         # Where nothing varies (one slice), or nothing is seen to, the weight stays.
         excess = torch.where((power > 0) & (self.power_found > 0), ratio(power, AIM * self.power_found).sqrt(), 1.0)
         self.share = (self.share * excess).clamp(*SHARES)
-        scale = torch.as_tensor(self.z_scale or self.scale_found)
-        self._split.reweigh(self.share / torch.minimum(scale.to(power), lower.to(power)))
+        scale = torch.as_tensor(self.z_scale or self.scale_found).to(power)
+        weight = self.share / torch.minimum(scale, lower.to(power) / self.dz)
+        self._split.reweigh(weight, self._penalty(weight))
 
     @cached_property
     def share(self) -> Tensor:
@@ -144,7 +157,7 @@ class ProximalVolume(Smoothed):
     @cached_property
     def power_found(self) -> Tensor:
         """|D_z x|^2 as the data show it."""
-        return difference_power(linear(self.likelihood, "total variation along z"), self.variation, self.prior.data_std)
+        return difference_power(linear(self.likelihood, "total variation along z"), self.variation, self.prior.data_std, self.seen)
 
 
 class DecomposedVolume(Smoothed):

@@ -102,7 +102,7 @@ class ArrayFile:
             raise BadInput(f"{where}: {error}") from error
 
     def facts(self) -> dict[str, Any]:
-        """What else the file says: stored, water, sized, simulated, header, study, grid."""
+        """What else the file says: stored, water, sized, simulated, height, header, study, grid."""
         nested = isinstance(self.beside.get("geometry"), dict)
         facts = {k: v for k, v in self.beside.items() if nested and k in ("stored", "water", "sized", "simulated")}
         units = self.text("units")
@@ -112,7 +112,7 @@ class ArrayFile:
             text = self.text(name)
             if text is not None:
                 facts[name] = text if name == "stored" else json_object(text, f"{self.path}[{name}]")
-        for name in ("water", "sized", "simulated"):
+        for name in ("water", "sized", "simulated", "height"):
             if self.has(name):
                 facts[name] = float(self._numbers(name, 1)[0])
         if self.has("matrix") and self.has("affine"):

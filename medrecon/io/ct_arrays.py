@@ -120,6 +120,7 @@ def read(
         photons=torch.tensor(float(photons)) if photons is not None else file.photons(found, transposed),
         water=water if water is not None else float(facts.get("water", WATER)),
         sized=bool(facts.get("sized", sized)),
+        height=facts.get("height"),
     )
     if scan.grid.shape[0] != projections.shape[0] and found.dimensions == 2:
         raise BadInput(f"{target}: {projections.shape[0]} slices of projections, {scan.grid.shape[0]} slices in matrix")
@@ -148,6 +149,8 @@ def write_scan(scan: CTScan, path: str | os.PathLike[str], *, force: bool = Fals
         "affine": scan.grid.affine,
         "matrix": np.array(scan.grid.shape),
     }
+    if scan.height is not None:
+        numbers["height"] = np.float64(scan.height)
     if scan.photons is not None:
         numbers["photons"] = scan.photons.detach().cpu().numpy()
     with atomic_file(target, force) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

@@ -65,13 +65,12 @@ class Split:
         self.z: Tensor | None = None
         self.dual: Tensor | None = None
 
-    def reweigh(self, weight: Tensor | float) -> None:
-        """Another weight from now on; rho follows it, so the threshold weight / rho stays, and the unscaled dual rho * dual."""
-        factor = weight / self.weight
-        self.weight, self.rho = weight, self.rho * factor
-        self.augmented = Augmented(self.likelihood.normal, self.regulariser.operator.normal, self.rho)
+    def reweigh(self, weight: Tensor | float, rho: Tensor | float) -> None:
+        """Others from now on; the unscaled dual rho * dual, which pulls at x, stays."""
         if self.dual is not None:
-            self.dual = self.dual / factor
+            self.dual = self.dual * (self.rho / rho)
+        self.weight, self.rho = weight, rho
+        self.augmented = Augmented(self.likelihood.normal, self.regulariser.operator.normal, rho)
 
     @torch.no_grad()
     def __call__(

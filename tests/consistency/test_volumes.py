@@ -23,6 +23,7 @@ from medrecon.linop.stack import VStack
 from medrecon.physics.ct import CTOperator
 from medrecon.physics.ct.circular import ParallelBeam2D, even_angles
 from medrecon.physics.mri.sense import sense
+from medrecon.prior.denoiser import Estimate
 from medrecon.prior.gaussian import Gaussian as GaussianPrior
 from medrecon.prior.gaussian import StationaryGaussian
 from medrecon.prior.schedule import edm_levels
@@ -160,10 +161,38 @@ def test_the_unit_of_the_image_does_not_matter(dtype: torch.dtype, kind: type[Sm
     unit, prior, likelihood, noisy = 50.0, slices(dtype), problem(dtype), random((1, *SHAPE), dtype, "noisy")
     flat = prior.vectors.real @ torch.diag(prior.values) @ prior.vectors.real.mT
     larger = GaussianPrior(unit * prior.mean, unit**2 * flat)
-    found = kind(prior, likelihood).estimate(noisy, SIGMA, LOWER, no_noise)
-    other = kind(larger, Gaussian((1 / unit) * likelihood.A, likelihood.y)).estimate(unit * noisy, unit * SIGMA, unit * LOWER, no_noise)
+
+    def second(prior: GaussianPrior, A: LinearOperator, unit: float) -> Estimate:
+        """Of two levels, the later below the size of the differences."""
+        step = kind(prior, Gaussian(A, likelihood.y))
+        before = step.estimate(unit * noisy, unit * SIGMA, unit * LOWER / 20, no_noise)
+        return step.estimate(before.clean, unit * LOWER / 20, unit * LOWER / 40, no_noise)
+
+    found, other = second(prior, likelihood.A, 1.0), second(larger, (1 / unit) * likelihood.A, unit)
     torch.testing.assert_close(other.clean / unit, found.clean, atol=1e-8, rtol=1e-7)
-    torch.testing.assert_close(other.noise, found.noise, atol=1e-8, rtol=1e-7)
+    torch.testing.assert_close(other.noise, found.noise, atol=1e-7, rtol=1e-6)
+
+
+def test_the_unit_of_length_does_not_matter(dtype: torch.dtype) -> None:
+    likelihood, noisy, found = problem(dtype), random((1, *SHAPE), dtype, "noisy"), []
+    for dz in (1.0, 4.0):
+        # The same rho in either unit, since few iterations depend on it.
+        step = ProximalVolume(slices(dtype), likelihood, dz=dz, rho=0.1 * dz**2)
+        for sigma in (SIGMA, LOWER / 20):
+            clean = step.estimate(noisy, sigma, sigma / 2, no_noise).clean
+        found.append((clean, torch.as_tensor(step._split.weight) / dz))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-9)
+
+
+def test_a_given_rho_stays_and_the_automatic_one_is_bounded(dtype: torch.dtype) -> None:
+    likelihood, noisy = problem(dtype), random((1, *SHAPE), dtype, "noisy")
+    for settings in ({}, {"rho": 0.3}):
+        step = ProximalVolume(slices(dtype), likelihood, **settings)
+        for _ in range(6):
+            step.estimate(noisy, LOWER / 20, LOWER / 40, no_noise)
+        share = torch.as_tensor(step._split.rho) / step.curvature
+        assert float(share.max()) <= 1 + 1e-9
+        assert not settings or float((share - 0.3).abs().max()) < 1e-9
 
 
 def test_the_steps_keep_their_promises_to_the_sampler(dtype: torch.dtype) -> None:
@@ -191,7 +220,7 @@ def test_the_scale_of_differences_is_read_from_undersampled_noisy_data(dtype: to
     data = A(volume)
     likelihood = Gaussian(A, data + random(data.shape, data.dtype, "noise") * (data != 0))
     true = float(volume.diff(dim=0).abs().mean()) / (2 if dtype.is_complex else 1)
-    found = laplace_scale(likelihood, Difference((12, 16, 16)), field.data_std)
+    found = laplace_scale(survey(likelihood, field.data_std), Difference((12, 16, 16)), field.data_std)
     assert found.shape == (1, 1, 1)
     assert 0.5 < float(found) / true < 2
 
@@ -225,17 +254,24 @@ class FewViews:
 @pytest.mark.parametrize("kind", [torch.float32, torch.complex64])
 def test_the_power_of_differences_is_known_from_data_that_see_a_part_of_it(kind: torch.dtype) -> None:
     scan = FewViews(kind, 0.15, 0.3)
-    found = difference_power(scan.likelihood, scan.difference, scan.prior.data_std)
+    std, seen = scan.prior.data_std, survey(scan.likelihood, scan.prior.data_std)
+    found = difference_power(scan.likelihood, scan.difference, std, seen)
     assert found.shape == (2, 1, 1, 1)
     share = (found / norm2(scan.difference(scan.volumes), 3)).sqrt().flatten()
     torch.testing.assert_close(share, torch.ones(2), atol=0.12, rtol=0)
-    seen, noise = survey(scan.likelihood, scan.prior.data_std)
-    assert float((scan.size(seen) ** 2 - scan.size(noise) ** 2).clamp_min(0).sqrt().max()) < 0.88
-    alone = difference_power(Gaussian(scan.likelihood.A, scan.likelihood.y[1:]), scan.difference, scan.prior.data_std)
-    torch.testing.assert_close(alone, found[1:], rtol=1e-3, atol=0)
+    assert float((scan.size(seen[0]) ** 2 - scan.size(seen[1]) ** 2).clamp_min(0).sqrt().max()) < 0.88
+    alone = Gaussian(scan.likelihood.A, scan.likelihood.y[1:])
+    torch.testing.assert_close(difference_power(alone, scan.difference, std, survey(alone, std)), found[1:], rtol=1e-3, atol=0)
+    factors = torch.tensor([1.0, 1.2])[:, None, None, None]  # a noise level for each volume: the operator has a batch axis
+    each = Gaussian(Diagonal(factors, scan.likelihood.A.range) @ scan.likelihood.A, factors * scan.likelihood.y)
+    both = difference_power(each, scan.difference, std, survey(each, std))
+    assert both.shape == (2, 1, 1, 1)
+    other = Gaussian(1.2 * scan.likelihood.A, 1.2 * scan.likelihood.y[1:])
+    expected = torch.cat([found[:1], difference_power(other, scan.difference, std, survey(other, std))])
+    torch.testing.assert_close(both, expected, rtol=1e-2, atol=0)
 
 
-def test_slices_of_few_views_differ_as_much_as_the_true_ones_do() -> None:
+def test_slices_of_few_views_differ_as_much_as_is_aimed_at() -> None:
     scan = FewViews(torch.float32, 0.3)
     levels, x, draw = edm_levels(25, 20, 0.02), torch.zeros(1, *scan.volumes.shape), seeded_draw(0, [0], (1,))
 

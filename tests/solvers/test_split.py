@@ -17,10 +17,10 @@ SHAPE = (5, 3, 4)
 def after(*weights: float, calls: int) -> torch.Tensor:
     """The volume after so many calls with each weight, two volumes at once."""
     A = Diagonal(1 + random(SHAPE, torch.float64, "weights").square(), SHAPE)
-    split = Split(Gaussian(A, random((2, *SHAPE), torch.float64, "data")), L1(Difference(SHAPE)), weight=weights[0], rho=4 * weights[0])
+    split = Split(Gaussian(A, random((2, *SHAPE), torch.float64, "data")), L1(Difference(SHAPE)), weight=weights[0], rho=2.0)
     x = torch.zeros(2, *SHAPE, dtype=torch.float64)
     for weight in weights:
-        split.reweigh(weight)
+        split.reweigh(weight, 4 * weight)
         for _ in range(calls):
             x = split(x, steps=50, tolerance=1e-12)
     return x
@@ -36,7 +36,8 @@ def test_each_volume_has_a_weight_of_its_own() -> None:
     A = Diagonal(1 + random(SHAPE, torch.float64, "weights").square(), SHAPE)
     data, x = random((2, *SHAPE), torch.float64, "data"), torch.zeros(2, *SHAPE, dtype=torch.float64)
     split = Split(Gaussian(A, data), L1(Difference(SHAPE)), weight=1.0, rho=2.0)
-    split.reweigh(torch.tensor([0.02, 0.5], dtype=torch.float64)[:, None, None, None])
+    weights = torch.tensor([0.02, 0.5], dtype=torch.float64)[:, None, None, None]
+    split.reweigh(weights, 4 * weights)
     for _ in range(400):
         x = split(x, steps=50, tolerance=1e-12)
     for item, weight in enumerate((0.02, 0.5)):
@@ -50,5 +51,5 @@ def test_the_dual_keeps_its_force_when_the_weight_changes() -> None:
     x = torch.zeros(2, *SHAPE, dtype=torch.float64)
     for _ in range(400):
         x = split(x, steps=50, tolerance=1e-12)
-    split.reweigh(5e-4)
+    split.reweigh(0.5, 2e-3)
     assert float((split(x, steps=50, tolerance=1e-12) - x).abs().max()) < 1e-6

@@ -18,6 +18,8 @@ from medrecon.physics.ct.geometry import Array
 from medrecon.physics.ct.grid import Pixels
 from medrecon.physics.ct.view_weights import across_the_axis, cosine_weights
 
+CIRCLE = "feed = 0: this is a circle, use ConeBeam"
+
 SPARE = math.radians(5.0)
 """By which a short scan is longer than it must be, so that its weights rise smoothly in every bin."""
 
@@ -86,7 +88,11 @@ def fan_for_slice(geometry: HelicalCone, z: float) -> SliceFan | None:
 
 def views_for(geometry: HelicalCone, heights: Array) -> NDArray[np.int64]:
     """Indices of the views that slices at these heights, mm, are made of, and of one more on either side: the arcs stay in place."""
+    if geometry.feed == 0:
+        raise BadInput(CIRCLE)
     needed = np.concatenate([_views(geometry, float(z)) for z in heights])
+    if not needed.size:
+        raise BadInput(f"no view lies within {math.degrees(_arc(geometry)):.0f} degrees about these slices: choose others")
     return np.arange(max(0, needed.min() - 1), min(geometry.n_views, needed.max() + 2))
 
 
@@ -120,7 +126,7 @@ def _check(projections: Tensor, geometry: HelicalCone, pixels: Pixels) -> None:
     if len(pixels.shape) != 3:
         raise BadInput(f"pixels {pixels.shape}: a helix makes a volume, give (nz, ny, nx)")
     if geometry.feed == 0:
-        raise BadInput("feed = 0: this is a circle, use ConeBeam")
+        raise BadInput(CIRCLE)
     if any(geometry.tilt):
         raise NotSupported(f"no rebinning for a tilted detector (tilt = {geometry.tilt}): {ITERATIVE}")
     need, seen = abs(geometry.feed) * _arc(geometry) / (4 * math.pi), _half_height(geometry)

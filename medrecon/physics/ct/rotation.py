@@ -9,14 +9,14 @@ views, the first moment must be a sinusoid. Every ray of a fan that turns once c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from medrecon.errors import BadInput
-from medrecon.physics.ct.circular import ConeBeam, FanBeam2D, HelicalCone, ParallelBeam2D
+from medrecon.physics.ct.circular import ConeBeam, FanBeam2D, HelicalCone, ParallelBeam2D, ParallelBeam3D
 from medrecon.physics.ct.geometry import Geometry
 from medrecon.physics.ct.truncation import truncated
 from medrecon.tensors import ratio
@@ -48,6 +48,11 @@ LEAST_ENERGY = 1e-3
 SOME_VIEWS = 0.02
 """Share of cut views from which the wedge does not hold."""
 
+MOST_BINS = 256
+"""Of a fan's detector, beyond which means of neighbouring ones are looked at first."""
+
+OPPOSITE_RAYS = "opposite rays"
+
 MOST_SINOGRAMS = 16
 """Slices or rows looked at, evenly spaced."""
 
@@ -67,11 +72,15 @@ def axis_of(sinogram: Tensor, geometry: Geometry) -> Centre:
 
     Raises `BadInput` for other geometries, and see `find_centre` and `find_fan_centre`.
     """
+    if any(getattr(geometry, "tilt", ())):
+        raise BadInput("centre of rotation: not found for a tilted detector: give the bin of the axis")
     if isinstance(geometry, ParallelBeam2D):
         return find_centre(sinogram, geometry.angles)
+    if isinstance(geometry, ParallelBeam3D):
+        return find_centre(sinogram, geometry.angles, view_axis=-3)
     if isinstance(geometry, FanBeam2D):
         return find_fan_centre(sinogram, geometry)
-    if isinstance(geometry, ConeBeam) and not isinstance(geometry, HelicalCone) and not any(geometry.tilt):
+    if isinstance(geometry, ConeBeam) and not isinstance(geometry, HelicalCone):
         level = round((geometry.n_rows - 1) / 2 - geometry.row_offset / geometry.row_spacing)
         if not 0 <= level < geometry.n_rows:
             raise BadInput("centre of rotation: no row of the detector lies in the plane of the source: give the bin of the axis")
@@ -129,20 +138,38 @@ def find_fan_centre(sinogram: Tensor, geometry: FanBeam2D | ConeBeam) -> Centre:
     if geometry.axis_shift:
         raise BadInput("centre of rotation of a fan: axis_shift says where the source is: give the bin of the axis")
     series = torch.fft.rfft(p, dim=1)
+    # Of wide detectors first the mean of neighbouring bins, which costs a share that is their number cubed.
+    wide, n_bins = -(-p.shape[-1] // MOST_BINS), p.shape[-1]
+    if wide == 1:
+        return _best(_fan_mismatch(series, geometry, 1, range(2 * n_bins - 1)), n_bins, OPPOSITE_RAYS)
+    few = n_bins // wide
+    coarse = series[..., : few * wide].unflatten(-1, (few, wide)).mean(-1)
+    first = _best(_fan_mismatch(coarse, geometry, wide, range(2 * few - 1)), few, OPPOSITE_RAYS)
+    about = round(2 * (first.bin * wide + (wide - 1) / 2))
+    near = range(max(0, about - 2 * wide - 1), min(2 * n_bins - 1, about + 2 * wide + 2))
+    fine = _best(_fan_mismatch(series, geometry, 1, near)[near.start : near.stop], n_bins, OPPOSITE_RAYS, near.start)
+    return replace(fine, quality=first.quality)
+
+
+def _fan_mismatch(series: Tensor, geometry: FanBeam2D | ConeBeam, wide: int, wanted: range) -> Tensor:
+    """(2 n - 1,): of the axis at half bins, where `wanted`, else 2; `series` (item, m, bin), bins the mean of `wide` of the geometry's
+    from the first."""
     m = torch.arange(series.shape[1], dtype=torch.float64)[:, None]
-    n_bins = p.shape[-1]
+    n_bins = series.shape[-1]
     energy = torch.nn.functional.pad(series.abs().square().sum((0, 1)).cumsum(0), (1, 0))
     cross, common = torch.zeros(2 * n_bins - 1, dtype=torch.float64), torch.zeros(2 * n_bins - 1, dtype=torch.float64)
-    for twice in range(2 * n_bins - 1):
+    covered = range(math.ceil(LEAST_OVERLAP * n_bins) - 1, 2 * n_bins - math.ceil(LEAST_OVERLAP * n_bins))
+    for twice in wanted:
+        if twice not in covered:
+            continue
         k = torch.arange(max(0, twice - n_bins + 1), min(twice, n_bins - 1) + 1)
-        aside = (k - twice / 2) * geometry.bin_spacing / geometry.dsd
+        aside = (k - twice / 2) * (wide * geometry.bin_spacing / geometry.dsd)
         gamma = aside if geometry.curved else aside.atan()
         turned = series[..., twice - k] * torch.polar(torch.ones(()).double(), m * (math.pi - 2 * gamma))
         cross[twice] = (series[..., k].conj() * turned).real.sum()
         common[twice] = 2 * (energy[k[-1] + 1] - energy[k[0]])
     curve = 1 - 2 * cross / common.clamp_min(LEAST_ENERGY * common.max())
-    width = n_bins - (torch.arange(2 * n_bins - 1) - n_bins + 1).abs()
-    return _best(curve.masked_fill(width < LEAST_OVERLAP * n_bins, 2.0), n_bins, "opposite rays")
+    return torch.where(common > 0, curve, 2.0)
 
 
 def _refuse(p: Tensor, theta: Tensor) -> None:
@@ -246,10 +273,11 @@ def _power(spectra: Tensor) -> float:
     return float(square[0] + 2 * square[1:].sum())
 
 
-def _best(curve: Tensor, n_bins: int, method: str) -> Centre:
-    """The minimum of a mismatch at evenly spaced c from the first bin to the last."""
+def _best(curve: Tensor, n_bins: int, method: str, first: int | None = None) -> Centre:
+    """The minimum of a mismatch at evenly spaced c from the first bin to the last, or (`first`) at half bins from that one."""
     lowest = min(max(int(curve.argmin()), 1), len(curve) - 2)
     before, at, after = curve[lowest - 1 : lowest + 2]
     shift = float(ratio(before - after, 2 * (before - 2 * at + after)).clamp(-1, 1))
     quality = 1 - float(ratio(at, curve.median()))
-    return Centre((lowest + shift) * (n_bins - 1) / (len(curve) - 1), quality, method)
+    place = (lowest + shift) * (n_bins - 1) / (len(curve) - 1) if first is None else (first + lowest + shift) / 2
+    return Centre(place, quality, method)

@@ -80,6 +80,8 @@ class CTScan(Scan):
         for volumes of other cones.
         """
         start, stop = bounds(slices, self.n_slices)
+        if (start, stop) == (0, self.n_slices):
+            return self
         if isinstance(self.geometry, HelicalCone):
             return self._part_of_the_helix(start, stop)
         if self.image_axes == 3:

@@ -11,12 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from medrecon.errors import BadInput
+from medrecon.physics.ct.frame import pixels_of
 from medrecon.physics.ct.scan import CTScan
 from medrecon.physics.scan import SliceArray
 
 
 def subsampled(scan: CTScan, views: ArrayLike | slice) -> CTScan:
-    """The scan with some of its views: indices, a mask or a slice."""
+    """The scan with some of its views: indices, a mask or a slice; the image stays in its place."""
     index = np.arange(scan.geometry.n_views)[views if isinstance(views, slice) else np.asarray(views)]
     if not index.size:
         raise BadInput("no view is left: choose others")
@@ -24,8 +25,15 @@ def subsampled(scan: CTScan, views: ArrayLike | slice) -> CTScan:
     photons = scan.photons
     if photons is not None and photons.ndim == len(scan.geometry.shape) and photons.shape[0] > 1:
         photons = photons[index]
-    chosen = SomeViews(scan.projections, index)
-    return replace(scan, geometry=scan.geometry.subset(index), projections=chosen, photons=photons, header=header)
+    height = pixels_of(scan.grid, scan).centre[0] if scan.image_axes == 3 else None
+    return replace(
+        scan,
+        geometry=scan.geometry.subset(index),
+        projections=SomeViews(scan.projections, index),
+        photons=photons,
+        header=header,
+        height=height,
+    )
 
 
 @runtime_checkable

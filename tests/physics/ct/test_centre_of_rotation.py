@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medrecon.errors import BadInput
 from medrecon.io.projections import image_grid
-from medrecon.physics.ct.circular import ConeBeam, FanBeam2D, even_angles
+from medrecon.physics.ct.circular import ConeBeam, FanBeam2D, ParallelBeam3D, even_angles
 from medrecon.physics.ct.counts import incident, line_integrals, transmission
 from medrecon.physics.ct.geometry import Geometry, VectorGeometry
 from medrecon.physics.ct.phantom import Ellipsoid, disc, exact_projections
@@ -149,6 +149,10 @@ def fan(offset: float, detector: str = "flat", **changes: Any) -> FanBeam2D:
     return FanBeam2D(**{**given, "offset": offset, "detector": detector, **changes})
 
 
+def vars_of(geometry: FanBeam2D) -> dict[str, Any]:
+    return {f.name: getattr(geometry, f.name) for f in fields(geometry)}
+
+
 TWO_DISCS = [*disc(40.0, 0.02, (10.0, -20.0)), *disc(15.0, 0.01, (-20.0, 30.0))]
 
 
@@ -162,6 +166,19 @@ def test_the_axis_of_a_fan_is_where_its_rays_come_again(offset: float, detector:
         assert found.method == "opposite rays"
         assert abs(found.bin - (75 - offset / 2)) < (0.1 if std else 0.02)
         assert found.quality > 0.95
+
+
+@pytest.mark.parametrize("offset", [3.1, -60.0])
+def test_a_wide_detector_is_looked_at_twice(offset: float) -> None:
+    geometry = fan(offset, n_bins=611, bin_spacing=0.5)
+    found = axis_of(noisy(exact_projections(TWO_DISCS, geometry), 0.02), geometry)
+    assert abs(found.bin - (305 - offset / 0.5)) < 0.1
+    assert found.quality > 0.95
+
+
+def test_rows_of_parallel_rays_have_one_axis() -> None:
+    geometry = ParallelBeam3D(angles=even_angles(180), n_bins=151, bin_spacing=1.0, n_rows=3, row_spacing=2.0, offset=4.0)
+    assert abs(axis_of(exact_projections([Ellipsoid(0.02, (6.0, 9.0, 1.0), (30.0, 20.0, 26.0), 0.5)], geometry), geometry).bin - 71) < 0.05
 
 
 def test_order_and_a_repeated_view_of_a_fan_do_not_matter() -> None:
@@ -181,16 +198,13 @@ def test_the_axis_of_a_cone_is_that_of_the_row_level_with_its_source() -> None:
         axis_of(p, replace(cone, row_offset=40.0))
 
 
-def vars_of(geometry: FanBeam2D) -> dict[str, Any]:
-    return {f.name: getattr(geometry, f.name) for f in fields(geometry)}
-
-
 @pytest.mark.parametrize(
     ("geometry", "words"),
     [
         (fan(0.0, angles=even_angles(200, 1.3 * math.pi)), "a whole turn"),
         (fan(0.0, angles=even_angles(12, 2 * math.pi)), "a whole turn"),
         (fan(0.0, axis_shift=2.0), "axis_shift"),
+        (ConeBeam(**vars_of(fan(0.0)), n_rows=3, row_spacing=2.0, tilt=(0.0, 0.1, 0.0)), "a tilted detector"),
         (VectorGeometry(kind_of="fan2d", rows_of_vectors=fan(0.0).vectors(), n_bins=151), "VectorGeometry"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,17 @@ import pytest
 import torch
 
 from medrecon.errors import BadInput, NotSupported
+from medrecon.io import read
+from medrecon.io.ct_arrays import write_scan
 from medrecon.io.projections import image_grid
 from medrecon.physics.ct import ConeBeam, HelicalCone, analytic, even_angles, fbp
 from medrecon.physics.ct.backproject import centres
+from medrecon.physics.ct.frame import pixels_of
 from medrecon.physics.ct.grid import Pixels
 from medrecon.physics.ct.helical import fan_for_slice, rebinned_fbp
 from medrecon.physics.ct.phantom import Ellipsoid, disc, exact_projections, raster
 from medrecon.physics.ct.scan import CTScan
+from medrecon.physics.ct.subset import subsampled
 from medrecon.recon.pipeline import reconstruct
 
 TURN, WATER = 2 * math.pi, 0.0192
@@ -151,6 +156,30 @@ def test_slices_of_a_helix_are_those_of_the_whole_from_the_views_they_need(feed:
     assert np.allclose(part.volume.grid.affine, whole.grid.crop((10, 0, 0), (3, 100, 100)).affine)
     assert 30 < len(files.read) < 100
     assert any("near the ends" in warning for warning in part.log["warnings"])
+
+
+def test_a_part_of_a_helix_is_written_and_read_in_its_place(tmp_path: Path) -> None:
+    geometry = helix()
+    scan = CTScan(grid=image_grid(geometry, 1), projections=torch.zeros(1, 540, 16, 100), geometry=geometry)
+    place = pixels_of(scan.grid, scan).centre[0]
+    assert pixels_of(scan.grid, subsampled(scan, slice(0, 90))).centre[0] == pytest.approx(place)
+    assert scan.select(slice(None)) is scan
+    part = scan.select(slice(2, 4))
+    heights = centres(pixels_of(scan.grid, scan))[0][2:4]
+    assert centres(pixels_of(part.grid, part))[0] == pytest.approx(heights)
+    write_scan(part, tmp_path / "part.npz")
+    again = read(tmp_path / "part.npz")
+    assert isinstance(again, CTScan)
+    assert again.height == part.height
+    assert centres(pixels_of(again.grid, again))[0] == pytest.approx(heights)
+
+
+def test_a_helix_without_feed_or_views_has_no_parts() -> None:
+    for geometry, words in ((helix(feed=0.0), "circle"), (helix(angles=even_angles(540, 3 * TURN, -3 * math.pi)[[0, 539]]), "no view")):
+        n_views = geometry.n_views
+        scan = CTScan(grid=image_grid(helix(), 1), projections=torch.zeros(1, n_views, 16, 100), geometry=geometry)
+        with pytest.raises(BadInput, match=words):
+            scan.select(slice(20, 22))
 
 
 def test_slices_of_a_circle_are_not_chosen_from_its_projections() -> None:
