@@ -239,7 +239,7 @@ OF_THE_STACKS = """
 ## Neighbouring slices
 
 Four neighbouring slices of each of {patients}: methods that tie slices together beside those that do not. {prior}
-One draw of `dds` and `dds_3d`, 100 levels of `diffusion_mbir`. z differences: standard deviation of the differences of neighbouring slices
+One draw of `dds` and `dds_3d`. z differences: standard deviation of the differences of neighbouring slices
 over the truth's, patient by patient.
 """
 SHIPPED = """The prior's training left
@@ -267,7 +267,6 @@ def main() -> None:
     stacks = [stack for chosen in STACKS for stack in slices(options.data, *chosen, STACK_SLICES, together=True)]
     rows = compared(ledger, pictures, patients, CASES, METHODS, strengths)
     tied = compared(ledger, pictures, stacks, STACK_CASES, STACK_METHODS, strengths, options.stack_prior)
-    tied += compared(ledger, pictures, stacks, STACK_CASES[:1], ("diffusion_mbir",), strengths, options.stack_prior)
     about = OF_THE_STACKS.format(patients=", ".join(name for _, name in STACKS), prior=OTHER if options.stack_prior else SHIPPED)
     told = ", ".join(f"{name}: {strength:g}" for name, strength in strengths.items())
     tuning = f"\nStrength of `tv`, tuned on a training patient: {told}.\n"

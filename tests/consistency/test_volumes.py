@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medrecon.consistency.proximal import Proximal, noise_level
 from medrecon.consistency.survey import difference_power, laplace_scale, survey
-from medrecon.consistency.volume import AIM, DecomposedVolume, MergedVolume, ProximalVolume, Smoothed
+from medrecon.consistency.volume import DecomposedVolume, MergedVolume, ProximalVolume, Smoothed
 from medrecon.errors import BadInput, NotSupported
 from medrecon.iterate import run
 from medrecon.linop.basic import Diagonal, Identity, Mask
@@ -279,7 +279,8 @@ def test_slices_of_few_views_differ_as_much_as_is_aimed_at() -> None:
         step = ProximalVolume(scan.prior, scan.likelihood, **settings)  # type: ignore[arg-type]
         return float(scan.size(run(renoise(step, levels[0] * draw(x), levels, draw)).x[0]))
 
-    assert differences() == pytest.approx(AIM**0.5, abs=0.1)
+    assert differences(aim=1.0) == pytest.approx(1.0, abs=0.1)
+    assert differences(aim=1.0) + 0.1 < differences()
     assert differences(strength=0.0) > 1.4
 
 
@@ -370,6 +371,6 @@ def test_a_prior_of_volumes_or_a_wrong_weight_is_refused() -> None:
     volumes = GaussianPrior(torch.zeros(SHAPE, dtype=torch.float64), torch.eye(60, dtype=torch.float64))
     with pytest.raises(BadInput, match="z first"):
         ProximalVolume(volumes, likelihood)
-    for settings in ({"strength": -1.0}, {"z_scale": 0.0}, {"weight": -1.0}, {"rho": 0.0}):
+    for settings in ({"strength": -1.0}, {"z_scale": 0.0}, {"weight": -1.0}, {"rho": 0.0}, {"aim": 0.0}):
         with pytest.raises(BadInput, match="expected positive"):
             ProximalVolume(slices(torch.float64), likelihood, **settings)
