@@ -128,10 +128,10 @@ class ProximalVolume(Smoothed):
 
     `strength` None: the prior of slices knows much of what total variation says, and what is counted twice makes slices too
     much alike (differences half as large as they are, from 8 projections); without it they flicker. So it is the multiplier
-    of a constraint, found on the way: each level's is that of the last times the root mean square of its differences over
-    that of the true ones (`difference_power`) times the root of `aim`, more than 1 since a trained prior takes the rest away
-    on its last levels; from 0.001 to 3. Below sigma = b_z dz, where the pull to D is firm but D still mixes in what is drawn for each slice alone,
-    about sigma, the weight grows with 1 / sigma. A given `weight` stays.
+    of a constraint, found on the way, from 0.001 to 3: each level's is that of the last times the root mean square of its
+    differences over that of the true ones (`difference_power`) times the root of `aim`, more than 1 since a trained prior takes
+    the rest away on its last levels. Below sigma = b_z dz, where the pull to D is firm but D still mixes in what is drawn for
+    each slice alone, about sigma, the weight grows with 1 / sigma. A given `weight` stays.
     """
 
     variance: Variance = staticmethod(noise_level)
