@@ -238,16 +238,16 @@ and W400/L40, values outside clipped; chi² per datum. `dds` is its default, the
 OF_THE_STACKS = """
 ## Neighbouring slices
 
-Four neighbouring slices of each of {patients}: methods that tie slices together beside those that do not. {prior}
+Four neighbouring slices of each of {patients}: methods that tie slices together beside those that do not.
+{prior}
 One draw of `dds` and `dds_3d`. z differences: standard deviation of the differences of neighbouring slices
 over the truth's, patient by patient. `dds` alone flickers where the data say little, and `dds_3d` with strength 1 makes slices too
 much alike; its default keeps their differences. What the prior takes for noise of the scanner within each slice is missing
-in all of them: with 32 views the differences of the first patient, half of which are that, are no larger in `dds`.
+in all of them, most in the first patient: from 32 views `dds_3d` has 0.99 to 1.00 of the differences below 1/16 cycles a pixel, 0.91 to
+0.95 from there to 1/8, 0.5 to 0.8 beyond, and so has `dds`.
 """
-SHIPPED = """The prior's training left
-these patients out, but the weights it began from had seen them: compare the methods, not the prior."""
-OTHER = """The prior is not the shipped
-one, whose first weights had seen these patients, but one of its kind that was trained from nothing without them (how: see the
+SHIPPED = """The prior's training left these patients out, but the weights it began from had seen them: compare the methods, not the prior."""
+OTHER = """The prior is not the shipped one, whose first weights had seen these patients, but one of its kind that was trained from nothing without them (how: see the
 benchmark)."""
 
 
