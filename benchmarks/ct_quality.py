@@ -246,9 +246,10 @@ much alike; its default keeps their differences. What the prior takes for noise 
 in all of them, most in the first patient: from 32 views `dds_3d` has 0.99 to 1.00 of the differences below 1/16 cycles a pixel, 0.91 to
 0.95 from there to 1/8, 0.5 to 0.8 beyond, and so has `dds`.
 """
-SHIPPED = """The prior's training left these patients out, but the weights it began from had seen them: compare the methods, not the prior."""
-OTHER = """The prior is not the shipped one, whose first weights had seen these patients, but one of its kind that was trained from nothing without them (how: see the
-benchmark)."""
+SHIPPED = """The prior's training left these patients out, but the weights it began from had seen them: compare the methods, not the
+prior."""
+OTHER = """The prior is not the shipped one, whose first weights had seen these patients, but one of its kind that was trained from
+nothing without them (how: see the benchmark)."""
 
 
 def main() -> None:
