@@ -191,8 +191,6 @@ def table(rows: list[dict[str, Any]], tied: bool) -> list[str]:
     for case in dict.fromkeys(row["case"] for row in rows):
         for method in dict.fromkeys(row["method"] for row in rows):
             chosen = [row for row in rows if (row["case"], row["method"]) == (case, method)]
-            if not chosen:
-                continue
 
             def mean(key: str, of: list[dict[str, Any]] = chosen) -> float:
                 return float(np.mean([row[key] if row[key] is not None else math.nan for row in of]))

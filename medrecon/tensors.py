@@ -91,6 +91,12 @@ def complex_dtype(dtype: torch.dtype) -> torch.dtype:
     return {torch.float32: torch.complex64, torch.float64: torch.complex128, torch.float16: torch.complex32}.get(dtype, dtype)
 
 
+def spatial_frequency(shape: Sequence[int], like: Tensor) -> Tensor:
+    """|k| of the coefficients of a Fourier transform (*shape), cycles a pixel, in the real dtype and on the device of `like`."""
+    axes = [torch.fft.fftfreq(n, dtype=real_dtype(like.dtype), device=like.device) for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
+
+
 def unit_noise(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """Gaussian noise on the generator's device, unit variance per real component (E|n|^2 = 2 if complex)."""
     real = real_dtype(dtype)

@@ -27,15 +27,15 @@ SIGNIFICANT = 4.0
 """A component counts whose power exceeds that of the noise by so many standard deviations of the latter."""
 
 
-def principal(likelihood: Gaussian, data_std: float, rank: int | None = None) -> tuple[Tensor, Tensor]:
+def principal(surveyed: tuple[Tensor, Tensor], rank: int | None = None) -> tuple[Tensor, Tensor]:
     """The subspace of each series as the data show it: basis (*batch, t, r), orthonormal, and the root mean square of the
     coefficient maps per real component, (*batch, r), less that of the noise.
 
-    Singular vectors of the `survey`. `rank` None: all components that stand out of the noise, at least one; in a batch
+    Singular vectors of what is `surveyed`. `rank` None: all components that stand out of the noise, at least one; in a batch
     the largest of these ranks, and a size of 0 for what an item has not. The largest entry of each vector is positive, so
     the maps keep the phase of the images.
     """
-    seen, noise = (image.flatten(-2) for image in survey(likelihood, data_std))
+    seen, noise = (image.flatten(-2) for image in surveyed)
     powers, vectors = torch.linalg.eigh(seen @ seen.mH)
     powers, vectors = powers.flip(-1).clamp_min(0), vectors.flip(-1)
     count = seen.shape[-1] * (2 if seen.is_complex() else 1)
@@ -75,7 +75,8 @@ class Coefficients(ProximalVolume):
         t = likelihood.domain[0]
         if len(likelihood.domain) != 3 or (rank is not None and (rank != int(rank) or not 1 <= rank <= t)):
             raise BadInput(f"rank = {rank} for a series {likelihood.domain}: expected (t, y, x) and a whole number of 1 to {t} components")
-        basis, size = principal(self.whole, prior.data_std, None if rank is None else int(rank))
+        self.surveyed = survey(self.whole, prior.data_std)
+        basis, size = principal(self.surveyed, None if rank is None else int(rank))
         scale = (size / prior.data_std)[..., None, None]
         subspace = Subspace(basis, likelihood.domain[1:])
         series = subspace @ Diagonal(scale, subspace.domain)
@@ -99,7 +100,7 @@ class Coefficients(ProximalVolume):
 
     @cached_property
     def scale_found(self) -> Tensor:
-        return laplace_scale(survey(self.whole, self.prior.data_std), Difference(self.series.range), self.prior.data_std)
+        return laplace_scale(self.surveyed, Difference(self.series.range), self.prior.data_std)
 
 
 def low_rank(

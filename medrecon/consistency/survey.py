@@ -11,7 +11,7 @@ from medrecon.linop.difference import Cosine
 from medrecon.linop.lowrank import Subspace
 from medrecon.linop.operator import LinearOperator
 from medrecon.solvers.likelihood import Gaussian
-from medrecon.tensors import generator_for, norm2, ratio, real_dtype, trailing, unit_noise
+from medrecon.tensors import generator_for, norm2, ratio, spatial_frequency, trailing, unit_noise
 
 STEPS = 30
 """Conjugate gradients for an image."""
@@ -130,12 +130,9 @@ def _continued(power: Tensor, sizes: Tensor, visible: Tensor) -> Tensor:
 
 def _bands(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """1 for the spatial frequencies of each band that has any, (j, pixels)."""
-    squares = torch.zeros(())
-    for axis, n in enumerate(shape):
-        squares = squares + torch.fft.fftfreq(n).square().reshape(n, *[1] * (len(shape) - 1 - axis))
-    radius = squares.sqrt().flatten()
+    radius = spatial_frequency(shape, like).flatten()
     bands = torch.stack([(low <= radius) & (radius < high) for low, high in pairwise(EDGES)])
-    return bands[bands.any(-1)].to(like.device, real_dtype(like.dtype))
+    return bands[bands.any(-1)].to(radius)
 
 
 def _probe(likelihood: Gaussian, shape: tuple[int, ...], kind: torch.dtype, name: object) -> Tensor:

@@ -91,6 +91,11 @@ class Smoothed(Consistency):
         """b_z as the data show it."""
         return laplace_scale(self.seen, self.variation, self.prior.data_std)
 
+    @property
+    def difference_scale(self) -> Tensor | float:
+        """b_z."""
+        return self.z_scale or self.scale_found
+
     @cached_property
     def curvature(self) -> Tensor:
         """|A|^2."""
@@ -99,13 +104,13 @@ class Smoothed(Consistency):
 
     def _penalty(self, weight: Tensor | float) -> Tensor:
         """rho of a weight."""
-        return self.rho * self.curvature if self.rho else self.curvature.clamp(max=weight / (self.z_scale or self.scale_found))
+        return self.rho * self.curvature if self.rho else self.curvature.clamp(max=weight / self.difference_scale)
 
     @cached_property
     def _split(self) -> Split:
         """d and w, with weight and rho of each volume."""
         gaussian = linear(self.likelihood, "total variation along z")
-        weight = self.strength * (self.weight * self.curvature if self.weight else 1 / (self.z_scale or self.scale_found))
+        weight = self.strength * (self.weight * self.curvature if self.weight else 1 / self.difference_scale)
         return Split(gaussian, L1(self.variation), weight=weight, rho=self._penalty(weight))
 
     def smooth(self, x: Tensor, pull: Tensor | float = 0.0, centre: Tensor | float = 0.0) -> Tensor:
@@ -149,8 +154,7 @@ class ProximalVolume(Smoothed):
         # Where nothing varies (one slice), or nothing is seen to, the weight stays.
         excess = torch.where((power > 0) & (self.power_found > 0), ratio(power, self.aim * self.power_found).sqrt(), 1.0)
         self.share = (self.share * excess).clamp(*SHARES)
-        scale = torch.as_tensor(self.z_scale or self.scale_found).to(power)
-        weight = self.share / torch.minimum(scale, lower.to(power) / self.dz)
+        weight = self.share / torch.minimum(torch.as_tensor(self.difference_scale).to(power), lower.to(power) / self.dz)
         self._split.reweigh(weight, self._penalty(weight))
 
     @cached_property

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from medrecon.errors import BadInput
 from medrecon.prior.gaussian import StationaryGaussian
-from medrecon.tensors import Draw, trailing
+from medrecon.tensors import Draw, spatial_frequency, trailing
 
 
 def signal_leak_start(rough: StationaryGaussian, like: Tensor, sigma: Tensor, draw: Draw) -> Tensor:
@@ -31,9 +31,7 @@ def low_frequencies(images: Tensor, cutoff: float) -> StationaryGaussian:
     axes = trailing(mean.ndim)
     parts = 2 if images.is_complex() else 1
     power = torch.fft.fftn(images - mean, dim=axes, norm="ortho").abs().square().sum(0) / ((len(images) - 1) * parts)
-    frequencies = [torch.fft.fftfreq(n, dtype=power.dtype, device=power.device) for n in mean.shape]
-    radius = torch.stack(torch.meshgrid(*frequencies, indexing="ij")).square().sum(0).sqrt()
-    return StationaryGaussian(mean, torch.where(radius <= cutoff, power, torch.zeros_like(power)))
+    return StationaryGaussian(mean, torch.where(spatial_frequency(mean.shape, power) <= cutoff, power, torch.zeros_like(power)))
 
 
 def offset_draw(draw: Draw, rho: float, axes: int = 2) -> Draw:

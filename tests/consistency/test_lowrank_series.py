@@ -8,6 +8,7 @@ from torch import Tensor
 
 from medrecon.consistency.lowrank import Coefficients, low_rank, principal
 from medrecon.consistency.proximal import Proximal, noise_level
+from medrecon.consistency.survey import survey
 from medrecon.errors import BadInput
 from medrecon.iterate import run
 from medrecon.linop.basic import Identity, Mask
@@ -60,7 +61,7 @@ class Echoes:
 @pytest.mark.parametrize("noise_std", [0.02, 0.1])
 def test_the_subspace_of_undersampled_echoes_holds_their_decays(noise_std: float) -> None:
     scan = Echoes(noise_std)
-    basis, size = principal(scan.likelihood, scan.prior.data_std)
+    basis, size = principal(survey(scan.likelihood, scan.prior.data_std))
     best = torch.linalg.svd(scan.series.flatten(1), full_matrices=False).U
     rank = basis.shape[-1]
     assert 2 <= rank <= 3
@@ -133,7 +134,7 @@ def test_a_series_that_lies_in_a_subspace_gives_that_subspace(dtype: torch.dtype
     _, _, basis = reduced(dtype, 3)
     A = 1e3 * full(dtype)
     series = torch.einsum("tr,...ryx->...tyx", basis, random((3, 2, 4, 4), dtype, "maps"))
-    found, size = principal(Gaussian(A, A(series)), 1.0)
+    found, size = principal(survey(Gaussian(A, A(series)), 1.0))
     assert found.shape == (3, 6, 2)
     assert size.shape == (3, 2)
     torch.testing.assert_close(found @ found.mH, (basis @ basis.mH).expand(3, 6, 6), atol=1e-5, rtol=0)
@@ -147,7 +148,7 @@ def test_series_of_a_batch_do_not_meet_though_their_ranks_differ(dtype: torch.dt
     maps[0, 1] = 0
     y = A(torch.einsum("tr,...ryx->...tyx", basis, maps))
     y = y + random(y.shape, dtype, "noise")
-    assert [principal(Gaussian(A, item), 1.0)[0].shape[-1] for item in y] == [1, 2]
+    assert [principal(survey(Gaussian(A, item), 1.0))[0].shape[-1] for item in y] == [1, 2]
     levels = edm_levels(6, 20, 0.05)
 
     def sampled(items: slice) -> Tensor:

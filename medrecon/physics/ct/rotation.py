@@ -48,6 +48,9 @@ LEAST_ENERGY = 1e-3
 SOME_VIEWS = 0.02
 """Share of cut views from which the wedge does not hold."""
 
+HALF_BIN = 0.5
+"""Views that are compared with mirrored ones tell 2 c in whole bins."""
+
 MOST_BINS = 256
 """Of a fan's detector, beyond which means of neighbouring ones are looked at first."""
 
@@ -95,13 +98,7 @@ def find_centre(sinogram: Tensor, angles: ArrayLike, *, view_axis: int = -2) -> 
     squared, which makes it one correlation) or of opposite views is interpolated by a parabola. Raises `BadInput` for fewer than
     3 views, arcs below 60 degrees, NaN and empty data.
     """
-    theta = torch.as_tensor(angles, dtype=torch.float64).flatten().cpu()
-    p = sinogram.detach().movedim(view_axis, -2)
-    p = p.reshape(-1, *p.shape[-2:])
-    p = p[:: -(-len(p) // MOST_SINOGRAMS)].to("cpu", torch.float64)
-    _refuse(p, theta)
-    order = theta.argsort()
-    theta, p = theta[order], p[:, order]
+    p, theta = _in_order(sinogram.movedim(view_axis, -2), angles)
     gaps = theta.diff()
     step = float(gaps.median())
     apart = torch.cat([torch.ones(1, dtype=torch.bool), gaps > 1e-3 * step])  # a view measured twice says nothing new
@@ -124,12 +121,7 @@ def find_fan_centre(sinogram: Tensor, geometry: FanBeam2D | ConeBeam) -> Centre:
     compared with the views for all c of half bins; between them a parabola. Raises `BadInput` for less than a turn, uneven or fewer
     than 16 views, and for a source that is not level with the axis.
     """
-    theta = torch.as_tensor(geometry.angles, dtype=torch.float64)
-    p = sinogram.detach().reshape(-1, *sinogram.shape[-2:])
-    p = p[:: -(-len(p) // MOST_SINOGRAMS)].to("cpu", torch.float64)
-    _refuse(p, theta)
-    order = theta.argsort()
-    theta, p = theta[order], p[:, order]
+    p, theta = _in_order(sinogram, geometry.angles)
     if float(theta[-1] - theta[0]) > 2 * math.pi - 1e-6:
         theta, p = theta[:-1], p[:, :-1]
     gaps, step = torch.cat([theta, theta[:1] + 2 * math.pi]).diff(), 2 * math.pi / len(theta)
@@ -140,36 +132,46 @@ def find_fan_centre(sinogram: Tensor, geometry: FanBeam2D | ConeBeam) -> Centre:
     series = torch.fft.rfft(p, dim=1)
     # Of wide detectors first the mean of neighbouring bins, which costs a share that is their number cubed.
     wide, n_bins = -(-p.shape[-1] // MOST_BINS), p.shape[-1]
-    if wide == 1:
-        return _best(_fan_mismatch(series, geometry, 1, range(2 * n_bins - 1)), n_bins, OPPOSITE_RAYS)
-    few = n_bins // wide
+    few, everywhere = n_bins // wide, range(2 * (n_bins // wide) - 1)
     coarse = series[..., : few * wide].unflatten(-1, (few, wide)).mean(-1)
-    first = _best(_fan_mismatch(coarse, geometry, wide, range(2 * few - 1)), few, OPPOSITE_RAYS)
+    first = _best(_fan_mismatch(coarse, geometry, wide, everywhere), OPPOSITE_RAYS, HALF_BIN)
+    if wide == 1:
+        return first
     about = round(2 * (first.bin * wide + (wide - 1) / 2))
     near = range(max(0, about - 2 * wide - 1), min(2 * n_bins - 1, about + 2 * wide + 2))
-    fine = _best(_fan_mismatch(series, geometry, 1, near)[near.start : near.stop], n_bins, OPPOSITE_RAYS, near.start)
+    fine = _best(_fan_mismatch(series, geometry, 1, near), OPPOSITE_RAYS, HALF_BIN, near.start * HALF_BIN)
     return replace(fine, quality=first.quality)
 
 
 def _fan_mismatch(series: Tensor, geometry: FanBeam2D | ConeBeam, wide: int, wanted: range) -> Tensor:
-    """(2 n - 1,): of the axis at half bins, where `wanted`, else 2; `series` (item, m, bin), bins the mean of `wide` of the geometry's
-    from the first."""
+    """Of the axis at the `wanted` half bins, 2 where too few bins are seen twice; `series` (item, m, bin), bins the mean of `wide` of the
+    geometry's from the first."""
     m = torch.arange(series.shape[1], dtype=torch.float64)[:, None]
     n_bins = series.shape[-1]
     energy = torch.nn.functional.pad(series.abs().square().sum((0, 1)).cumsum(0), (1, 0))
-    cross, common = torch.zeros(2 * n_bins - 1, dtype=torch.float64), torch.zeros(2 * n_bins - 1, dtype=torch.float64)
+    cross, common = (torch.zeros(len(wanted), dtype=torch.float64) for _ in range(2))
     covered = range(math.ceil(LEAST_OVERLAP * n_bins) - 1, 2 * n_bins - math.ceil(LEAST_OVERLAP * n_bins))
-    for twice in wanted:
+    for i, twice in enumerate(wanted):
         if twice not in covered:
             continue
         k = torch.arange(max(0, twice - n_bins + 1), min(twice, n_bins - 1) + 1)
         aside = (k - twice / 2) * (wide * geometry.bin_spacing / geometry.dsd)
         gamma = aside if geometry.curved else aside.atan()
         turned = series[..., twice - k] * torch.polar(torch.ones(()).double(), m * (math.pi - 2 * gamma))
-        cross[twice] = (series[..., k].conj() * turned).real.sum()
-        common[twice] = 2 * (energy[k[-1] + 1] - energy[k[0]])
+        cross[i] = (series[..., k].conj() * turned).real.sum()
+        common[i] = 2 * (energy[k[-1] + 1] - energy[k[0]])
     curve = 1 - 2 * cross / common.clamp_min(LEAST_ENERGY * common.max())
     return torch.where(common > 0, curve, 2.0)
+
+
+def _in_order(sinogram: Tensor, angles: ArrayLike) -> tuple[Tensor, Tensor]:
+    """Some of the sinograms (item, view, bin) and their angles, sorted, in double precision on the CPU; refused where they show no axis."""
+    theta = torch.as_tensor(angles, dtype=torch.float64).flatten().cpu()
+    p = sinogram.detach().reshape(-1, *sinogram.shape[-2:])
+    p = p[:: -(-len(p) // MOST_SINOGRAMS)].to("cpu", torch.float64)
+    _refuse(p, theta)
+    order = theta.argsort()
+    return p[:, order], theta[order]
 
 
 def _refuse(p: Tensor, theta: Tensor) -> None:
@@ -212,7 +214,7 @@ def _by_opposite_views(here: Tensor, there: Tensor) -> Centre:
     energy = torch.nn.functional.pad((here.square() + there.square()).sum((0, 1)).cumsum(0), (1, 0))
     common = energy[last + 1] - energy[first]
     curve = 1 - 2 * cross / common.clamp_min(LEAST_ENERGY * common.max())
-    return _best(curve.masked_fill(last - first + 1 < LEAST_OVERLAP * n_bins, 2.0), n_bins, "opposite views")
+    return _best(curve.masked_fill(last - first + 1 < LEAST_OVERLAP * n_bins, 2.0), "opposite views", HALF_BIN)
 
 
 def _by_wedge(p: Tensor, theta: Tensor, step: float) -> Centre:
@@ -234,7 +236,7 @@ def _by_wedge(p: Tensor, theta: Tensor, step: float) -> Centre:
     cross = (views * mirrored.conj()).sum((0, 1))
     n = FINER * _length(n_bins)
     shifted = 2 * n * torch.fft.irfft(cross, n)[: 2 * FINER * (n_bins - 1) + 1]
-    return _best((_power(views) + _power(mirrored) + shifted).clamp_min(0), n_bins, "wedge")
+    return _best((_power(views) + _power(mirrored) + shifted).clamp_min(0), "wedge", HALF_BIN / FINER)
 
 
 def _by_moments(p: Tensor, theta: Tensor) -> Centre:
@@ -273,11 +275,10 @@ def _power(spectra: Tensor) -> float:
     return float(square[0] + 2 * square[1:].sum())
 
 
-def _best(curve: Tensor, n_bins: int, method: str, first: int | None = None) -> Centre:
-    """The minimum of a mismatch at evenly spaced c from the first bin to the last, or (`first`) at half bins from that one."""
+def _best(curve: Tensor, method: str, step: float, start: float = 0.0) -> Centre:
+    """The minimum of a mismatch at c = start, start + step, ..."""
     lowest = min(max(int(curve.argmin()), 1), len(curve) - 2)
     before, at, after = curve[lowest - 1 : lowest + 2]
     shift = float(ratio(before - after, 2 * (before - 2 * at + after)).clamp(-1, 1))
     quality = 1 - float(ratio(at, curve.median()))
-    place = (lowest + shift) * (n_bins - 1) / (len(curve) - 1) if first is None else (first + lowest + shift) / 2
-    return Centre(place, quality, method)
+    return Centre(start + (lowest + shift) * step, quality, method)
